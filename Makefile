@@ -1,0 +1,55 @@
+# `make` alone says what there is. Everything happens in a virtual environment of its own, $(VENV).
+SHELL := bash
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mmkd_graph/wheels
+PYTEST_ARGS ?=
+
+# What was asked for by name; a default gives way to what the environment already has.
+given = $(if $(filter file default undefined,$(origin $1)),,$($1))
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+KEY   := $(shell { echo '$(call given,PYTHON) $(call given,TORCH)'; \
+                   cat requirements/lock.txt requirements/runtime.txt setup.py tools/install.sh; } | cksum | cut -d' ' -f1)
+READY := $(VENV)/.mmkd_graph-$(KEY)
+
+.PHONY: help install test lint demo clean distclean
+
+help:
+	@echo 'make demo       install, then teacher, student and distilled student on a generated set, compared in a table'
+	@echo 'make test       install, then the tests; PYTEST_ARGS="-k name -x" goes to pytest'
+	@echo 'make install    make $(VENV): torch, the pinned MMDetection stack (mmcv is built once), this package'
+	@echo 'make lint       ruff'
+	@echo 'make clean      remove caches and build outputs; data/, work_dirs/ and $(VENV) stay'
+	@echo 'make distclean  clean, and remove $(VENV), work_dirs/demo and data/demo'
+	@echo
+	@echo 'PYTHON=$(PYTHON)  3.10, 3.11 or 3.12'
+	@echo 'TORCH=$(TORCH)  pip requirement; unless named, a torch that PYTHON can import already is used'
+	@echo 'VENV=$(VENV)'
+	@echo 'WHEELS=$(WHEELS)  where the built mmcv is kept'
+
+install: $(READY)
+	@echo '$(VENV) is ready'
+
+$(READY):
+	@PYTHON='$(PYTHON)' PYTHON_GIVEN='$(call given,PYTHON)' TORCH='$(TORCH)' TORCH_GIVEN='$(call given,TORCH)' \
+	    VENV='$(VENV)' WHEELS='$(WHEELS)' CORES='$(CORES)' tools/install.sh
+	@touch '$@'
+
+test: $(READY)
+	@OMP_NUM_THREADS=$(CORES) '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . mmkd_graph tests $(PYTEST_ARGS)
+
+lint: $(READY)
+	@'$(VENV)/bin/ruff' check . && '$(VENV)/bin/ruff' format --check .
+
+demo: $(READY)
+	@'$(VENV)/bin/python' tools/demo.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .cache
+	find configs mmkd_graph tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf work_dirs/demo data/demo
+	@if [ -f '$(VENV)/pyvenv.cfg' ]; then echo 'rm -rf $(VENV)'; rm -rf '$(VENV)'; fi

@@ -1,0 +1,27 @@
+"""Registries of the scope ``mmkd_graph``.
+
+They are children of mmengine's root registries, as mmdet's are. ``locations`` names the modules whose
+import registers the classes, so a config only has to write ``type='mmkd_graph.GraphDistiller'``: mmengine
+imports this module for the prefix and the locations on the first look-up.
+"""
+
+from importlib.util import find_spec
+
+if missing := [name for name in ('mmengine', 'mmcv', 'mmdet') if find_spec(name) is None]:
+    raise ImportError(
+        f'mmkd_graph needs an MMDetection 3.x stack; not installed: {", ".join(missing)}. '
+        "Install torch, then: pip install 'setuptools<81' wheel ninja psutil packaging && "
+        'pip install --no-build-isolation -r requirements/mmdet.txt (or requirements/upstream.txt)'
+    )
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmkd_graph',
+    locations=['mmkd_graph.distillers', 'mmkd_graph.losses', 'mmkd_graph.necks'],
+)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd_graph', locations=['mmkd_graph.hooks'])
