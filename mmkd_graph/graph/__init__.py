@@ -1,0 +1,30 @@
+"""The mathematics: tensors in, tensors out. Imports torch and the standard library only."""
+
+from .affinity import affinity_from_unit, channel_affinity, unit_vertices
+from .attention import channel_attention, relational_attention, spatial_attention
+from .laplacian import adjacency, normalized_laplacian
+from .spectral import (
+    Spectrum,
+    heat_distance,
+    projection_distance,
+    residual_distance,
+    spectral_embedding,
+    spectral_projector,
+)
+
+__all__ = [
+    'Spectrum',
+    'adjacency',
+    'affinity_from_unit',
+    'channel_affinity',
+    'channel_attention',
+    'heat_distance',
+    'normalized_laplacian',
+    'projection_distance',
+    'relational_attention',
+    'residual_distance',
+    'spatial_attention',
+    'spectral_embedding',
+    'spectral_projector',
+    'unit_vertices',
+]

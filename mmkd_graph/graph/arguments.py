@@ -1,0 +1,93 @@
+"""Checks of arguments: an error names the argument, what was given and what is accepted."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def argument_error(name: str, given: object, accepted: str) -> ValueError:
+    """Build the error for a bad argument.
+
+    Args:
+        name: Name of the argument.
+        given: What the caller passed.
+        accepted: What would have been accepted, in words.
+
+    Returns:
+        The exception, to be raised by the caller.
+
+    Example:
+        >>> argument_error('k', 0, 'an integer >= 1')
+        ValueError('k: got 0, accepted is an integer >= 1')
+    """
+    return ValueError(f'{name}: got {given}, accepted is {accepted}')
+
+
+def check_choice(name: str, given: object, accepted: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``given`` is one of ``accepted``.
+
+    Example:
+        >>> check_choice('kind', 'euclid', ('cosine', 'rbf'))
+        Traceback (most recent call last):
+        ...
+        ValueError: kind: got 'euclid', accepted is one of 'cosine', 'rbf'
+    """
+    if given not in accepted:
+        raise argument_error(name, repr(given), 'one of ' + ', '.join(repr(choice) for choice in accepted))
+
+
+def check_integer(name: str, given: object, least: int) -> None:
+    """Raise ``ValueError`` unless ``given`` is an integer of at least ``least``.
+
+    Example:
+        >>> check_integer('k', 0, 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: k: got 0, accepted is an integer >= 1
+    """
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise argument_error(name, repr(given), f'an integer >= {least}')
+
+
+def check_number(name: str, given: object, *, positive: bool = False) -> None:
+    """Raise ``ValueError`` unless ``given`` is a finite number >= 0 (> 0 with ``positive``).
+
+    Example:
+        >>> check_number('temperature', 0.0, positive=True)
+        Traceback (most recent call last):
+        ...
+        ValueError: temperature: got 0.0, accepted is a finite number > 0
+    """
+    numeric = isinstance(given, int | float) and not isinstance(given, bool)
+    if not numeric or not math.isfinite(given) or given < 0 or (positive and given == 0):
+        raise argument_error(name, repr(given), f'a finite number {">" if positive else ">="} 0')
+
+
+def check_square(name: str, given: Tensor) -> None:
+    """Raise ``ValueError`` unless ``given`` is a batch of non-empty square matrices, (B, C, C).
+
+    Example:
+        >>> import torch
+        >>> check_square('laplacian', torch.zeros(3, 4))
+        Traceback (most recent call last):
+        ...
+        ValueError: laplacian: got shape (3, 4), accepted is (B, C, C) with C >= 1
+    """
+    if given.dim() != 3 or given.shape[1] != given.shape[2] or given.shape[1] == 0:
+        raise argument_error(name, f'shape {tuple(given.shape)}', '(B, C, C) with C >= 1')
+
+
+def check_same_shape(name: str, given: Tensor, reference: str, expected: Tensor) -> None:
+    """Raise ``ValueError`` unless ``given`` has the shape of ``expected``, the argument ``reference``.
+
+    Example:
+        >>> import torch
+        >>> check_same_shape('laplacian_t', torch.zeros(1, 2, 2), 'laplacian_s', torch.zeros(1, 3, 3))
+        Traceback (most recent call last):
+        ...
+        ValueError: laplacian_t: got shape (1, 2, 2), accepted is the shape of laplacian_s, (1, 3, 3)
+    """
+    if given.shape != expected.shape:
+        accepted = f'the shape of {reference}, {tuple(expected.shape)}'
+        raise argument_error(name, f'shape {tuple(given.shape)}', accepted)

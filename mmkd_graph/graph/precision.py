@@ -1,0 +1,57 @@
+"""Numeric precision of the graph mathematics: float32 or better, whatever the training loop runs in."""
+
+import torch
+from torch import Tensor
+
+from .arguments import argument_error
+
+
+def widen(*tensors: Tensor, name: str = 'features') -> tuple[Tensor, ...]:
+    """Bring floating-point tensors to one type of at least float32.
+
+    float16 and bfloat16 become float32; if any tensor is float64, all of them become float64.
+
+    Args:
+        *tensors: Floating-point tensors of any shape.
+        name: Name of the argument they came from, for the error.
+
+    Returns:
+        The tensors in their common type, in order.
+
+    Raises:
+        ValueError: If a tensor is not of a real floating-point type.
+
+    Example:
+        >>> import torch
+        >>> a, b = widen(torch.ones(2, dtype=torch.float16), torch.ones(2, dtype=torch.bfloat16))
+        >>> a.dtype, b.dtype
+        (torch.float32, torch.float32)
+    """
+    dtype = torch.float32
+    for tensor in tensors:
+        if not torch.is_floating_point(tensor):
+            raise argument_error(name, f'a tensor of {tensor.dtype}', 'a real floating-point tensor')
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def no_autocast(tensor: Tensor) -> torch.autocast:
+    """Context in which autocast leaves the operations on ``tensor``'s device alone.
+
+    Args:
+        tensor: A tensor of any shape; only its device is read.
+
+    Returns:
+        A context manager.
+
+    Example:
+        >>> import torch
+        >>> x = torch.eye(2)
+        >>> with torch.autocast('cpu', dtype=torch.bfloat16):
+        ...     inside = (x @ x).dtype
+        ...     with no_autocast(x):
+        ...         shielded = (x @ x).dtype
+        >>> inside, shielded
+        (torch.bfloat16, torch.float32)
+    """
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
