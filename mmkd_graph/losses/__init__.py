@@ -1,0 +1,6 @@
+"""Distillation losses: one file per method, one registered class each."""
+
+from .channel_graph_loss import ChannelGraphLoss
+from .interface import DistillContext, PyramidLoss, PyramidSpec
+
+__all__ = ['ChannelGraphLoss', 'DistillContext', 'PyramidLoss', 'PyramidSpec']

@@ -1,0 +1,78 @@
+"""What every distillation loss receives and returns."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+Pyramid = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class PyramidSpec:
+    """What is known about the paired pyramids when the model is built.
+
+    Attributes:
+        strides: stride of every paired level, in input pixels per cell.
+        student_channels: channels of every student level *after* its adapter.
+        teacher_channels: channels of every teacher level.
+        name: the loss's key under ``losses``, for error messages.
+    """
+
+    strides: tuple[int, ...]
+    student_channels: tuple[int, ...]
+    teacher_channels: tuple[int, ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class DistillContext:
+    """What a loss may know about the batch beside the two pyramids.
+
+    Attributes:
+        data_samples: the batch's ``DetDataSample`` list (ground truth, image shapes).
+        strides: stride of every level, in input pixels per cell.
+        batch_shape: (H, W) of the padded batch in pixels.
+        progress: share of the training that is done, in [0, 1]; 0 outside a runner.
+    """
+
+    data_samples: Sequence
+    strides: tuple[int, ...]
+    batch_shape: tuple[int, int]
+    progress: float = 0.0
+
+
+class PyramidLoss(BaseModule, metaclass=ABCMeta):
+    """Base of all distillation losses: two pyramids in, named scalar terms out.
+
+    The weight of the whole loss (``loss_weight`` in the config) belongs to the distiller; a loss only knows
+    the weights of its own terms. Whatever a loss learns is a parameter or buffer of it and is saved under
+    ``distill.losses.<name>.``.
+    """
+
+    def bind(self, spec: PyramidSpec) -> None:  # noqa: B027 - most losses need nothing
+        """Check, once at build time, that the pyramids give what the loss needs; create what depends on them.
+
+        Args:
+            spec: strides and channels of the paired levels.
+
+        Raises:
+            ValueError: if the loss can not work on these pyramids; the message names the config key.
+        """
+
+    @abstractmethod
+    def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
+        """Compare the pyramids.
+
+        Args:
+            student: levels of shape (N, C_l, H_l, W_l), with gradient.
+            teacher: levels of the same shapes, without gradient.
+            context: see :class:`DistillContext`.
+
+        Returns:
+            Named scalar terms, each multiplied by its own weight.
+        """
