@@ -1,0 +1,362 @@
+"""The detector wrapper that turns an mmdet config into a distillation config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.logging import MessageHub, print_log
+from mmengine.model import BaseModule, ModuleDict
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
+from mmkd_graph.necks import PyramidAdapter
+from mmkd_graph.registry import MODELS
+
+from .rng import preserved_rng
+from .taps import as_pyramid, default_tap, find_tap, probe, recorded
+from .teacher import FrozenTeacher, InputTransfer, load_weights, resolve_model_config
+
+_RESERVED = ('distill', 'student', 'teacher')
+
+
+class Distillation(BaseModule):
+    """Everything that training adds to the student: adapters and losses. Lives under ``distill.`` in checkpoints."""
+
+    def __init__(self, adapter: PyramidAdapter, losses: dict[str, PyramidLoss]) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.losses = ModuleDict(losses)
+
+
+@MODELS.register_module()
+class GraphDistiller(BaseDetector):
+    """Train any mmdet detector with a frozen teacher beside it; what comes out is the plain detector.
+
+    The student's modules are registered here under the student's own names, so parameter names, checkpoints,
+    ``paramwise_cfg`` and optimizer state are those of the plain student; adapters and losses are under
+    ``distill.``. The teacher is in none of them. Task losses are the student's own, untouched.
+
+    Args:
+        student: model dict of any mmdet detector; in a config file ``{{_base_.model}}``.
+        teacher: ``dict(config=…, checkpoint=…, strict=True)``. ``config`` is a path (local or ``mmdet::…``), a whole
+            config or a model dict; ``checkpoint`` its weights. ``strict=False`` allows weights that do not match.
+        losses: ``{name: dict(type=…, loss_weight=1.0, …)}``; several work together. With ``loss_weight=0`` a loss is
+            measured and logged as ``kd.<name>.<term>``, trains nothing, and the student trains as without it.
+        taps: ``dict(student='neck', teacher='neck')``, dotted module paths; default: the neck, or the backbone of
+            detectors without one. A string stands for both.
+        strides: distil only these strides, in input pixels per cell; default: all that both pyramids have.
+        adapter: ``'auto'``, ``'always'`` or ``'never'``: see :class:`~mmkd_graph.necks.PyramidAdapter`.
+        init_student: ``None`` (the student's own ``init_cfg``), ``'teacher'`` (afterwards neck and heads start from
+            the teacher's weights where names and shapes agree: the inheriting strategy of arXiv 2110.12724, which FGD
+            uses too), or the path or URL of a checkpoint of the student.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: at build time, naming the config key and what is accepted.
+
+    Example::
+
+        _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+        model = dict(
+            _delete_=True,
+            type='mmkd_graph.GraphDistiller',
+            student={{_base_.model}},
+            teacher=dict(config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', checkpoint='https://…'),
+            losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')))
+    """
+
+    def __init__(
+        self,
+        student: Mapping,
+        teacher: Mapping,
+        losses: Mapping[str, Mapping],
+        taps: Mapping[str, str] | str | None = None,
+        strides: Sequence[int] | None = None,
+        adapter: str = 'auto',
+        init_student: str | None = None,
+        init_cfg: None = None,
+        data_preprocessor: None = None,
+    ) -> None:
+        for key, value, instead in (
+            ('init_cfg', init_cfg, 'student.init_cfg'),
+            ('data_preprocessor', data_preprocessor, 'student.data_preprocessor'),
+        ):
+            if value is not None:
+                raise ValueError(f'model.{key} has no meaning on a GraphDistiller; set model.{instead}')
+        student_model = MMDET_MODELS.build(resolve_model_config(student, 'student'))
+        super().__init__(data_preprocessor=student_model.data_preprocessor)
+        self._adopt(student_model)
+
+        tap_s, tap_t = _read_taps(taps)
+        self._tap = tap_s or default_tap(student_model)
+        student_strides, student_channels = probe(student_model, self._tap, 'taps.student')
+        frozen = FrozenTeacher.from_config(teacher, tap_t)
+        object.__setattr__(self, '_teacher', frozen)
+        self._transfer = InputTransfer(self.data_preprocessor, frozen.model.data_preprocessor)
+        self._pairs = _pair_levels(student_strides, frozen.strides, strides)
+        self.strides = tuple(student_strides[i] for i, _ in self._pairs)
+
+        with preserved_rng():
+            neck = PyramidAdapter(
+                [student_channels[i] for i, _ in self._pairs], [frozen.channels[j] for _, j in self._pairs], adapter
+            )
+            teacher_channels = tuple(frozen.channels[j] for _, j in self._pairs)
+            modules, self._loss_weights = _build_losses(
+                losses, PyramidSpec(self.strides, teacher_channels, teacher_channels, name='')
+            )
+            self.distill = Distillation(neck, modules)
+        for name, weight in self._loss_weights.items():
+            if weight == 0:
+                self.distill.losses[name].requires_grad_(False)
+        if not any(self._loss_weights.values()):
+            self.distill.requires_grad_(False)
+        self.init_student = init_student
+        skipped = sorted({*student_strides, *frozen.strides} - {*self.strides})
+        adapted = sum(isinstance(level, nn.Conv2d) for level in neck.levels)
+        print_log(
+            f'GraphDistiller: {type(student_model).__name__}.{self._tap} <- '
+            f'{type(frozen.model).__name__}.{frozen.tap}; strides paired {self.strides}, skipped {tuple(skipped)}; '
+            f'{adapted} of {len(self._pairs)} levels adapted; losses '
+            + ', '.join(f'{name} (weight {weight:g})' for name, weight in self._loss_weights.items()),
+            logger='current',
+        )
+
+    # ---------------------------------------------------------------- the student, under its own names
+
+    def _adopt(self, student: nn.Module) -> None:
+        """Register the student's children, parameters and buffers here; keep the student itself outside."""
+        for name in _RESERVED:
+            if hasattr(student, name):
+                raise ValueError(
+                    f'student: {type(student).__name__} has an attribute {name!r}, which GraphDistiller needs itself; '
+                    'accepted: detectors without one (semi-supervised and distilling detectors are not)'
+                )
+        object.__setattr__(self, '_student', student)
+        for name, child in student.named_children():
+            self._modules[name] = child
+        self._parameters.update(student._parameters)
+        self._buffers.update(student._buffers)
+        self._non_persistent_buffers_set.update(student._non_persistent_buffers_set)
+
+    @property
+    def student(self) -> nn.Module:
+        """The plain detector; it shares its modules with this one."""
+        return self.__dict__['_student']
+
+    @property
+    def teacher(self) -> FrozenTeacher:
+        """The frozen teacher."""
+        return self.__dict__['_teacher']
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith('_') or '_student' not in self.__dict__:
+                raise
+            return getattr(self.__dict__['_student'], name)
+
+    def train(self, mode: bool = True) -> GraphDistiller:
+        """Set the training mode of student and adapters; the teacher stays in eval mode."""
+        super().train(mode)
+        self.student.train(mode)
+        return self
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> GraphDistiller:
+        super()._apply(fn, recurse)
+        for own, theirs in ((self._parameters, self.student._parameters), (self._buffers, self.student._buffers)):
+            theirs.update((name, own[name]) for name in theirs)
+        self.teacher.apply_(fn)
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise the student as it would be alone, then the adapters without touching its random numbers.
+
+        Raises:
+            FileNotFoundError, ValueError: if ``init_student`` names a checkpoint that does not fit the student.
+        """
+        if self._is_init:
+            return super().init_weights()  # mmengine's warning about a second call
+        self.student.init_weights()
+        with preserved_rng():
+            self.distill.init_weights()
+        if self.init_student == 'teacher':
+            self._inherit()
+        elif self.init_student is not None:
+            load_weights(self.student, self.init_student, 'init_student')
+        self._is_init = True
+
+    def _inherit(self) -> None:
+        source, target = self.teacher.model.state_dict(), self.student.state_dict()
+        inherited = {
+            key: value
+            for key, value in source.items()
+            if not key.startswith('backbone.') and key in target and target[key].shape == value.shape
+        }
+        if not inherited:
+            raise ValueError(
+                "init_student='teacher': no weight outside the backbone has the same name and shape in "
+                f'{type(self.student).__name__} and {type(self.teacher.model).__name__}; accepted: None, a checkpoint '
+                'of the student, or a teacher that shares its neck or head'
+            )
+        self.student.load_state_dict(inherited, strict=False)
+        others = sum(not key.startswith('backbone.') for key in target)
+        print_log(f'init_student: {len(inherited)} of {others} neck and head weights inherited', logger='current')
+
+    # ---------------------------------------------------------------- one batch
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Any]:
+        """The student's own losses and the distillation terms.
+
+        Args:
+            batch_inputs: (N, 3, H, W), normalised for the student.
+            batch_data_samples: the batch's ``DetDataSample`` list.
+
+        Returns:
+            The student's dict, plus ``loss_kd.<name>.<term>`` per term (weighted); terms of a loss of weight 0 come as
+            ``kd.<name>.<term>`` and do not count.
+        """
+        teacher = self._teacher_pyramid(batch_inputs, batch_data_samples)
+        with recorded(find_tap(self.student, self._tap, 'taps.student')) as outputs:
+            losses = self.student.loss(batch_inputs, batch_data_samples)
+        student = as_pyramid(outputs[-1], 'taps.student')
+        student, teacher = self._align([student[i] for i, _ in self._pairs], teacher)
+        context = DistillContext(
+            data_samples=batch_data_samples,
+            strides=self.strides,
+            batch_shape=tuple(batch_inputs.shape[-2:]),
+            progress=_progress(),
+        )
+        measured = [name for name, weight in self._loss_weights.items() if weight == 0]
+        trained = [name for name in self._loss_weights if name not in measured]
+        losses = dict(losses)
+        if trained:
+            adapted = self.distill.adapter(student)
+            for name in trained:
+                for term, value in self.distill.losses[name](adapted, teacher, context).items():
+                    losses[f'loss_kd.{name}.{term}'] = value * self._loss_weights[name]
+        if measured:
+            with torch.no_grad():
+                adapted = self.distill.adapter(student)
+                for name in measured:
+                    for term, value in self.distill.losses[name](adapted, teacher, context).items():
+                        losses[f'kd.{name}.{term}'] = value
+        return losses
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: list, **kwargs: Any) -> list:
+        """The student's own predictions."""
+        return self.student.predict(batch_inputs, batch_data_samples, **kwargs)
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> Any:
+        return self.student._forward(batch_inputs, batch_data_samples)
+
+    def extract_feat(self, batch_inputs: Tensor) -> Any:
+        """The student's own features."""
+        return self.student.extract_feat(batch_inputs)
+
+    @torch.no_grad()
+    def pyramids(
+        self, inputs: Tensor, data_samples: list
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[int, ...]]:
+        """Paired pyramids of a preprocessed batch in eval mode: (adapted student, teacher, strides in pixels)."""
+        training = self.training
+        self.eval()
+        try:
+            with recorded(find_tap(self.student, self._tap, 'taps.student')) as outputs:
+                self.student.extract_feat(inputs)
+            student = as_pyramid(outputs[-1], 'taps.student')
+            teacher = self._teacher_pyramid(inputs, data_samples)
+            student, teacher = self._align([student[i] for i, _ in self._pairs], teacher)
+            return self.distill.adapter(student), teacher, self.strides
+        finally:
+            self.train(training)
+
+    def _teacher_pyramid(self, inputs: Tensor, data_samples: Sequence) -> list[Tensor]:
+        shapes = [tuple(sample.metainfo.get('img_shape', inputs.shape[-2:]))[:2] for sample in data_samples]
+        pyramid = self.teacher(self._transfer(inputs, shapes))
+        return [pyramid[j] for _, j in self._pairs]
+
+    @staticmethod
+    def _align(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Crop the cells that only one side has: other padding adds cells at the bottom and right alone."""
+        pairs = []
+        for s, t in zip(student, teacher, strict=True):
+            h, w = min(s.shape[-2], t.shape[-2]), min(s.shape[-1], t.shape[-1])
+            pairs.append((s[..., :h, :w], t[..., :h, :w]))
+        return tuple(s for s, _ in pairs), tuple(t for _, t in pairs)
+
+
+def _read_taps(taps: Any) -> tuple[str | None, str | None]:
+    if taps is None or isinstance(taps, str):
+        return taps, taps
+    if not isinstance(taps, Mapping) or set(taps) - {'student', 'teacher'}:
+        given = sorted(taps) if isinstance(taps, Mapping) else type(taps).__name__
+        raise ValueError(f"taps: {given}; accepted: a module path, or dict(student='neck', teacher='neck')")
+    return taps.get('student'), taps.get('teacher')
+
+
+def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequence[int] | None) -> list[tuple[int, int]]:
+    """Indices (student, teacher) of levels of equal stride, finest first; equal strides pair in order."""
+    pairs, used = [], set()
+    for i, stride in enumerate(student):
+        if wanted is not None and stride not in wanted:
+            continue
+        j = next((j for j, other in enumerate(teacher) if other == stride and j not in used), None)
+        if j is not None:
+            used.add(j)
+            pairs.append((i, j))
+    common = sorted({*student} & {*teacher})
+    if not common:
+        raise ValueError(
+            f'no common stride: the student tap has strides {tuple(student)}, the teacher tap {tuple(teacher)}; '
+            'accepted: taps (taps.student, taps.teacher) that share at least one'
+        )
+    if wanted is not None and set(wanted) - set(common):
+        raise ValueError(f'strides={tuple(wanted)}: {sorted(set(wanted) - set(common))} not shared; accepted: {common}')
+    return pairs
+
+
+def _build_losses(losses: Any, spec: PyramidSpec) -> tuple[dict[str, PyramidLoss], dict[str, float]]:
+    if not isinstance(losses, Mapping) or not losses:
+        raise ValueError(
+            f"losses={losses!r}; accepted: dict(name=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=1.0))"
+        )
+    modules, weights = {}, {}
+    for name, config in losses.items():
+        if not name.isidentifier():
+            raise ValueError(
+                f'losses[{name!r}]: the name becomes part of log and checkpoint keys; accepted: identifiers'
+            )
+        if not isinstance(config, Mapping) or 'type' not in config:
+            raise ValueError(f"losses.{name}={config!r}; accepted: dict(type='mmkd_graph.ChannelGraphLoss', …)")
+        config = dict(config)
+        weight = config.pop('loss_weight', 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise ValueError(f'losses.{name}.loss_weight={weight!r}; accepted: a finite number >= 0')
+        try:
+            # the prefix is optional: unprefixed names mean this package's losses whatever the runner's scope is
+            with DefaultScope.overwrite_default_scope('mmkd_graph'):
+                module = MODELS.build(config)
+        except (KeyError, TypeError, ValueError) as error:
+            message = error.args[0] if error.args else error
+            raise ValueError(f'losses.{name}: {message}') from error
+        if not isinstance(module, PyramidLoss):
+            raise ValueError(
+                f'losses.{name}.type={config["type"]!r} is no distillation loss; accepted: '
+                f'{", ".join(sorted(k for k, v in MODELS.module_dict.items() if issubclass(v, PyramidLoss)))}'
+            )
+        module.bind(PyramidSpec(spec.strides, spec.student_channels, spec.teacher_channels, name))
+        modules[name], weights[name] = module, float(weight)
+    return modules, weights
+
+
+def _progress() -> float:
+    """Share of the training that is done, as the runner's message hub knows it."""
+    hub = MessageHub.get_current_instance()
+    last = hub.get_info('max_iters', 0)
+    return hub.get_info('iter', 0) / last if last else 0.0

@@ -1,0 +1,119 @@
+"""Feature taps: read a module's output during a forward pass that happens anyway."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .rng import preserved_rng
+
+PROBE_SIZE = 256
+"""Side of the square probe image in pixels: a multiple of the usual coarsest stride (P7, 128)."""
+
+
+def default_tap(detector: nn.Module) -> str:
+    """``'neck'`` where the detector has one, otherwise ``'backbone'``."""
+    return 'neck' if getattr(detector, 'neck', None) is not None else 'backbone'
+
+
+def find_tap(detector: nn.Module, path: str, key: str) -> nn.Module:
+    """The submodule at ``path``.
+
+    Args:
+        detector: the model to tap.
+        path: dotted module path, such as ``'neck'`` or ``'backbone.layer4'``.
+        key: config key, for the error message.
+
+    Raises:
+        ValueError: if there is no such module; names close ones.
+    """
+    modules = dict(detector.named_modules())
+    if path and path in modules:
+        return modules[path]
+    near = difflib.get_close_matches(path, modules, n=4, cutoff=0.4)
+    top = [name for name, _ in detector.named_children()]
+    hint = f'near names: {", ".join(near)}; ' if near else ''
+    raise ValueError(
+        f'{key}={path!r}: {type(detector).__name__} has no such module; {hint}top-level modules: {", ".join(top)}'
+    )
+
+
+def as_pyramid(output: Any, key: str) -> tuple[Tensor, ...]:
+    """A tapped output as a tuple of feature maps.
+
+    Args:
+        output: one map, a sequence of maps or a mapping to maps, each (N, C, H, W).
+        key: config key, for the error message.
+
+    Raises:
+        ValueError: if the output is anything else, such as (N, L, C) tokens.
+    """
+    if isinstance(output, Tensor):
+        output = (output,)
+    elif isinstance(output, Mapping):
+        output = tuple(output.values())
+    if not isinstance(output, Sequence) or not output or any(not isinstance(x, Tensor) or x.ndim != 4 for x in output):
+        found = (
+            [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in output]
+            if isinstance(output, Sequence)
+            else type(output).__name__
+        )
+        raise ValueError(f'{key}: the tapped module gives {found}; accepted: feature maps of shape (N, C, H, W)')
+    return tuple(output)
+
+
+@contextmanager
+def recorded(module: nn.Module) -> Iterator[list[Any]]:
+    """Collect the outputs of ``module`` while the context is open.
+
+    The hook lives only that long, so copies of the model (EMA), other calls and pickles carry none.
+    """
+    outputs: list[Any] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def probe(detector: nn.Module, path: str, key: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Strides and channels of the tapped pyramid, read off one small forward pass.
+
+    Reading them off a pass instead of config fields needs no knowledge of any detector family. The pass runs
+    in eval mode without gradient and leaves weights, statistics and random states untouched.
+
+    Args:
+        detector: a detector with ``extract_feat``.
+        path: dotted path of the tapped module.
+        key: config key, for error messages.
+
+    Returns:
+        Strides in pixels per cell and channels, one entry per level.
+
+    Raises:
+        ValueError: if the path is unknown, the detector has no ``extract_feat`` or the module gives no maps.
+    """
+    module = find_tap(detector, path, key)
+    if not hasattr(detector, 'extract_feat'):
+        raise ValueError(f'{key}: {type(detector).__name__} has no extract_feat; accepted: detectors that have it')
+    modes = {m: m.training for m in detector.modules()}
+    image = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=next(detector.parameters()).device)
+    detector.eval()
+    try:
+        with preserved_rng(), torch.no_grad(), recorded(module) as outputs:
+            detector.extract_feat(image)
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    if not outputs:
+        raise ValueError(
+            f'{key}={path!r}: this module does not run in extract_feat; accepted: modules of the backbone or neck'
+        )
+    pyramid = as_pyramid(outputs[-1], f'{key}={path!r}')
+    strides = tuple(round(PROBE_SIZE / x.shape[-1]) for x in pyramid)
+    return strides, tuple(x.shape[1] for x in pyramid)
