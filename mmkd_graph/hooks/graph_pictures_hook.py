@@ -1,0 +1,243 @@
+"""Draw what distillation did to the student's channel graphs, and every loss term, when training ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from numpy.typing import NDArray
+
+from mmkd_graph.distillers.rng import preserved_rng
+from mmkd_graph.graph import channel_affinity
+from mmkd_graph.registry import HOOKS
+from mmkd_graph.visualization import laplacian_spectrum, plot_affinities, plot_losses, plot_spectra
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    """Channel graphs of one level at one moment: affinities of shape (C, C), means over the probe images."""
+
+    student: NDArray[np.float32]
+    teacher: NDArray[np.float32]
+    stride: int
+    level: int
+    num_images: int
+    iteration: int
+
+
+@HOOKS.register_module()
+class GraphPicturesHook(Hook):
+    """Leave pictures of the distillation in ``work_dir/pictures/``.
+
+    - ``affinity.png``: the student's channel affinities before and after, beside the teacher's,
+    - ``spectra.png``: the Laplacian spectra of the three graphs over each other,
+    - ``losses.png``: every loss term over the iterations,
+
+    and the numbers behind them: ``before.npz``, ``after.npz`` and ``losses.json``. A resumed run goes on with
+    the curves and with the "before" of the run it continues. A detector that is not distilled (it offers no
+    ``pyramids``) gets the losses only.
+
+    The graphs are those of a fixed probe batch: the first images of the validation set, or of the training
+    set where there is none. With an ``EMAHook``, "after" shows the averaged weights, which are the ones a
+    checkpoint holds. Training is the same to the last bit with and without this hook: it restores all random
+    generators. Everything happens on the first rank; the losses are those of its batches.
+
+    Args:
+        level: which of the paired levels to draw; 0 is the finest one, negative numbers count from the end.
+        num_images: images of the probe batch.
+        interval: iterations between two recorded values of each loss.
+
+    Raises:
+        ValueError: if an argument is out of range; when training starts, if the distiller has no such level.
+
+    Example:
+        >>> custom_hooks = [dict(type='mmkd_graph.GraphPicturesHook', level=1)]
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, level: int = 0, num_images: int = 4, interval: int = 10) -> None:
+        for name, value, least in (('num_images', num_images, 1), ('interval', interval, 1)):
+            if value < least:
+                raise ValueError(f'GraphPicturesHook: {name} must be at least {least}, got {value}')
+        self.level = level
+        self.num_images = num_images
+        self.interval = interval
+        self._history: dict[str, list[list[float]]] = {}
+        self._before: _Graphs | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Keep the graphs of the untrained student, or read them when the run is a resumed one."""
+        if not is_main_process():
+            return
+        folder = _folder(runner)
+        self._history = _read_history(folder / 'losses.json', runner.iter) if runner.iter else {}
+        if not _is_distiller(runner):
+            return
+        now = self._graphs(runner)
+        self._before = _read_before(folder / 'before.npz', now) if runner.iter else None
+        if self._before is None:
+            self._before = now
+            _write_graphs(folder / 'before.npz', now)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Record the scalars of this iteration; between the recorded ones nothing is read from the device."""
+        iteration = runner.iter + 1
+        if not outputs or not is_main_process() or (iteration % self.interval and iteration != 1):
+            return
+        for name, value in outputs.items():
+            if isinstance(value, torch.Tensor) and value.numel() == 1:
+                value = value.item()
+            if isinstance(value, (int, float)):
+                self._history.setdefault(name, []).append([iteration, float(value)])
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save the curves with every checkpoint, so that a run resumed from it has their beginning."""
+        if is_main_process() and self._history:
+            _write_history(_folder(runner) / 'losses.json', self._history)
+
+    def after_train(self, runner: Runner) -> None:
+        """Draw the pictures."""
+        if not is_main_process():
+            return
+        folder = _folder(runner)
+        drawn = []
+        if any('loss' in name for name in self._history):
+            _write_history(folder / 'losses.json', self._history)
+            plot_losses(self._history).savefig(folder / 'losses.png')
+            drawn.append('losses.png')
+        if self._before is not None:
+            with _averaged_weights(runner):
+                after = self._graphs(runner)
+            _write_graphs(folder / 'after.npz', after)
+            drawn += _draw_graphs(folder, self._before, after)
+        print_log(f'GraphPicturesHook: {", ".join(drawn) or "nothing to draw"} in {folder}', 'current')
+
+    def _graphs(self, runner: Runner) -> _Graphs:
+        """Graphs of the probe batch at this moment; leaves no trace in the model or the random generators."""
+        model = _unwrap(runner)
+        with preserved_rng(), torch.no_grad():
+            # A training pipeline with random transforms must give the same images again. torch.manual_seed
+            # would also seed devices whose generators are not put back.
+            random.seed(0)
+            np.random.seed(0)
+            torch.default_generator.manual_seed(0)
+            batch = model.data_preprocessor(self._probe(runner), training=False)
+            student, teacher, strides = model.pyramids(batch['inputs'], batch['data_samples'])
+            if not -len(strides) <= self.level < len(strides):
+                raise ValueError(
+                    f'GraphPicturesHook: level={self.level}, but student and teacher share {len(strides)} '
+                    f'levels, of strides {tuple(strides)}'
+                )
+            affinities = [channel_affinity(pyramid[self.level]).mean(0).cpu().numpy() for pyramid in (student, teacher)]
+        level = self.level % len(strides)
+        return _Graphs(*affinities, int(strides[level]), level, len(batch['inputs']), runner.iter)
+
+    def _probe(self, runner: Runner) -> Any:
+        loader = runner.train_dataloader if runner.val_loop is None else runner.val_dataloader
+        images = range(min(self.num_images, len(loader.dataset)))
+        return loader.collate_fn([loader.dataset[index] for index in images])
+
+
+def _draw_graphs(folder: Path, before: _Graphs, after: _Graphs) -> list[str]:
+    """Draw both pictures of the graphs and return their names; none if training ended in NaN."""
+    matrices = (before.student, after.student, after.teacher)
+    if not all(np.isfinite(matrix).all() for matrix in matrices):
+        print_log('GraphPicturesHook: affinities are not finite, not drawn', 'current', logging.WARNING)
+        return []
+    words: dict[str, Any] = {
+        'name': f'level {after.level} (stride {after.stride})',
+        'labels': tuple(f'at iteration {graphs.iteration}' for graphs in (before, after)),
+    }
+    plot_affinities(*matrices, **words).savefig(folder / 'affinity.png')
+    spectra = [laplacian_spectrum(matrix) for matrix in matrices]
+    plot_spectra(*spectra, **words).savefig(folder / 'spectra.png')
+    return ['affinity.png', 'spectra.png']
+
+
+def _unwrap(runner: Runner) -> torch.nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _is_distiller(runner: Runner) -> bool:
+    return callable(getattr(_unwrap(runner), 'pyramids', None))
+
+
+def _folder(runner: Runner) -> Path:
+    folder = Path(runner.work_dir) / 'pictures'
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _averaged_weights(runner: Runner) -> Iterator[None]:
+    """Put the averaged weights into the model, as validation does, and take them out again."""
+    averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    for hook in averages:
+        hook.before_val_epoch(runner)
+    try:
+        yield
+    finally:
+        for hook in reversed(averages):
+            hook.after_val_epoch(runner)
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all: an interrupted run must not leave half of one."""
+    unfinished = path.with_name(f'.{path.name}')
+    save(unfinished)
+    os.replace(unfinished, path)
+
+
+def _write_graphs(path: Path, graphs: _Graphs) -> None:
+    def save(unfinished: Path) -> None:
+        with unfinished.open('wb') as file:
+            np.savez_compressed(file, **asdict(graphs))
+
+    _write(path, save)
+
+
+def _read_before(path: Path, now: _Graphs) -> _Graphs | None:
+    """The graphs that an earlier part of this run left, or None where there are none of the same probe."""
+    if path.exists():
+        with np.load(path) as archive:
+            values = {name: archive[name] for name in archive.files}
+        scalars = {name: int(values.pop(name)) for name in ('stride', 'level', 'num_images', 'iteration')}
+        before = _Graphs(**values, **scalars)
+        if all(getattr(before, name) == getattr(now, name) for name in ('stride', 'level', 'num_images')):
+            return before
+    print_log(
+        f'GraphPicturesHook: {path} is missing or belongs to another level or num_images; "before" will be '
+        f'the state at iteration {now.iteration}',
+        'current',
+        logging.WARNING,
+    )
+    return None
+
+
+def _write_history(path: Path, history: dict[str, list[list[float]]]) -> None:
+    _write(path, lambda unfinished: unfinished.write_text(json.dumps(history)))
+
+
+def _read_history(path: Path, iteration: int) -> dict[str, list[list[float]]]:
+    """The curves up to ``iteration``: what was recorded after the checkpoint is going to be trained again."""
+    if not path.exists():
+        return {}
+    history = json.loads(path.read_text())
+    return {name: [point for point in points if point[0] <= iteration] for name, points in history.items()}
