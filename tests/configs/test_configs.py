@@ -1,0 +1,163 @@
+"""Every config under configs/ can be read, and what it promises about its teacher is true."""
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import numpy as np
+import pytest
+import yaml
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.registry import DATASETS, MODELS
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+DISTILLED = [path for path in CONFIGS if 'GraphDistiller' in (ROOT / path).read_text()]
+METAFILES = Path(mmdet.__file__).parent / '.mim/configs'
+PUBLIC = 'https://'
+
+
+@pytest.fixture(autouse=True)
+def _at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configs name local files as seen from the root of the repository."""
+    monkeypatch.chdir(ROOT)
+
+
+@functools.cache
+def read(source: str) -> Config:
+    """A config by path or ``mmdet::`` name, read once: every look into mmdet scans all its metafiles."""
+    return get_config(source) if '::' in source else Config.fromfile(source)
+
+
+def teacher_config(config: Config) -> Config:
+    return read(config.model.teacher.config)
+
+
+def find(tree: Any, key: str) -> Iterator[Any]:
+    """All values of ``key`` in a nest of dicts and lists."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            if name == key:
+                yield value
+            yield from find(value, key)
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from find(value, key)
+
+
+def without_weights(model: ConfigDict) -> ConfigDict:
+    """A copy of a model config that loads nothing when it is built or initialised."""
+    model = model.copy()
+    model.backbone = ConfigDict({**model.backbone, 'init_cfg': None})
+    model.pop('pretrained', None)
+    return model
+
+
+def test_there_are_configs():
+    assert len(DISTILLED) >= 10
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_config_reads_and_its_header_names_its_own_command(path):
+    config = read(path)
+    assert config.model.type
+    assert config.default_scope == 'mmdet'
+    header = ''.join(re.findall(r'(?m)\A(?:#.*\n)+', Path(path).read_text()))
+    assert re.search(rf'(?m)^# .*(python tools/|make ).*{re.escape(path)}', header)
+    named = set(re.findall(r'configs/[\w/.-]+\.py', header))
+    assert all(Path(name).exists() for name in named)
+
+
+@pytest.mark.parametrize('path', DISTILLED)
+def test_teacher_exists_and_shares_the_label_space(path):
+    config = read(path)
+    teacher = teacher_config(config)
+    classes = [set(find(model, 'num_classes')) for model in (config.model.student, teacher.model)]
+    assert classes[0] == classes[1]
+    assert len(classes[0]) == 1
+
+
+@pytest.mark.parametrize('path', DISTILLED)
+def test_teacher_checkpoint_belongs_to_its_config(path):
+    teacher = read(path).model.teacher
+    if teacher.checkpoint.startswith(PUBLIC):
+        name = teacher.config.removeprefix('mmdet::')
+        metafile = yaml.safe_load((METAFILES / name).with_name('metafile.yml').read_text())
+        weights = {model['Config']: model.get('Weights') for model in metafile['Models']}
+        assert teacher.checkpoint == weights[f'configs/{name}']
+        return
+    # No public weights: the file that the teacher's own config leaves in its default work_dir.
+    config = read(teacher.config)
+    loop = config.train_cfg
+    last = f'iter_{loop.max_iters}.pth' if 'max_iters' in loop else f'epoch_{loop.max_epochs}.pth'
+    assert Path(teacher.checkpoint).name == last
+    assert Path(teacher.checkpoint).parent.name == Path(teacher.config).stem
+    assert f'{teacher.checkpoint}' in Path(teacher.config).read_text()
+
+
+@pytest.mark.parametrize('path', DISTILLED)
+def test_student_is_the_plain_detector(path):
+    """Distillation changes nothing of the student: taking it out gives back the config it was made from."""
+    names = re.findall(r"'([^']+\.py)'", re.search(r'_base_ = ([^\n\[]+|\[[^\]]+\])', Path(path).read_text()).group(1))
+    sources = [name if '::' in name else str((Path(path).parent / name).resolve().relative_to(ROOT)) for name in names]
+    (plain,) = [base for base in map(read, sources) if 'model' in base]
+    student = read(path).model.student.to_dict()
+    student.pop('_scope_', None)
+    assert student == plain.model.to_dict()
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        'configs/crg/retinanet_r18-w16_fpn-64_crg-w64_1k_bccd.py',
+        'configs/crg/retinanet_r50_fpn_crg-mask-rcnn-swin-s_1x_coco.py',
+        'configs/crg/faster-rcnn_r50_fpn_crg-r101_1x_voc0712.py',
+        'configs/crg/gfl_r50_fpn_crg-r101_1x_coco.py',
+    ],
+)
+def test_student_and_teacher_can_be_built(path):
+    config = read(path)
+    for model in (config.model.student, teacher_config(config).model):
+        detector = MODELS.build(without_weights(model))
+        assert detector.with_neck
+
+
+@pytest.fixture
+def blood_cells(tmp_path: Path) -> Path:
+    """Two images in the layout of BCCD; in each a good box and one without area, as the real set has them."""
+    for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+        (tmp_path / folder).mkdir(parents=True)
+    box = '<object><name>{}</name><difficult>0</difficult><bndbox>{}</bndbox></object>'
+    good = '<xmin>101</xmin><ymin>101</ymin><xmax>201</xmax><ymax>181</ymax>'
+    flat = '<xmin>504</xmin><ymin>337</ymin><xmax>504</xmax><ymax>337</ymax>'
+    size = '<size><width>640</width><height>480</height><depth>3</depth></size>'
+    for name in ('a', 'b'):
+        Image.fromarray(np.zeros((480, 640, 3), np.uint8)).save(tmp_path / f'JPEGImages/{name}.jpg')
+        objects = box.format('WBC', good) + box.format('Platelets', flat)
+        (tmp_path / f'Annotations/{name}.xml').write_text(f'<annotation>{size}{objects}</annotation>')
+    for split in ('train', 'val', 'test'):
+        (tmp_path / f'ImageSets/Main/{split}.txt').write_text('a\nb\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_bccd_loads_its_split_and_survives_boxes_without_area(blood_cells, split):
+    config = read('configs/bccd/retinanet_r18-w16_fpn-64_1k_bccd.py')
+    loader = config[f'{split}_dataloader']
+    assert loader.dataset.ann_file == f'ImageSets/Main/{split}.txt'
+    dataset = DATASETS.build(ConfigDict({**loader.dataset, 'data_root': str(blood_cells)}))
+    assert len(dataset) == 2
+    item = dataset[0]
+    assert tuple(item['inputs'].shape) == (3, *reversed(config.image_scale))
+    sample = item['data_samples']
+    if split == 'train':
+        assert sample.gt_instances.labels.tolist() == [1]
+        assert sample.ignored_instances.labels.tolist() == [2]
+    else:
+        assert sample.gt_instances.bboxes.tensor[0].tolist() == [100, 100, 200, 180]
+        assert sample.instances[0]['bbox_label'] == 1
