@@ -395,14 +395,12 @@ def _solve_outside(laplacian: Tensor, shift: Tensor, basis: Tensor, right: Tenso
 
     rest = outside(right)
     solution, step, square = torch.zeros_like(rest), rest, rest.square().sum(-2, keepdim=True)
-    # What is left below is rounding: a column stops there, dividing rounding by rounding would blow it up.
-    floor = square * torch.finfo(rest.dtype).eps ** 2
     for _ in range(iterations):
         image = laplacian @ step - shift * step
         length = ratio(square, (step * image).sum(-2, keepdim=True))
+        # Rounding along the basis would never be reduced, and outgrow the rest in the end.
         solution, rest = solution + length * step, outside(rest - length * image)
         before, square = square, rest.square().sum(-2, keepdim=True)
-        square = torch.where(square > floor, square, 0)
         step = rest + ratio(square, before) * step
     return solution
 

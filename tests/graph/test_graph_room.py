@@ -1,0 +1,87 @@
+"""The room as a whole: what it imports, precision, and the global random generator."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmkd_graph import graph
+
+FOLDER = Path(graph.__file__).parent
+
+
+@pytest.mark.parametrize('path', sorted(FOLDER.glob('*.py')), ids=lambda path: path.name)
+def test_imports_torch_and_the_standard_library_only(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, f'{path.name} imports from outside its room'
+            names = [] if node.level else [node.module]
+        else:
+            continue
+        for name in names:
+            top = name.split('.')[0]
+            assert top == 'torch' or top in sys.stdlib_module_names, f'{path.name} imports {name}'
+
+
+def test_everything_public_is_there_and_documented():
+    for name in graph.__all__:
+        documentation = getattr(graph, name).__doc__
+        assert documentation and '>>>' in documentation, name
+
+
+def run_all(features):
+    """Every public function once, on one pyramid level."""
+    affinity = graph.channel_affinity(features)
+    laplacian = graph.normalized_laplacian(graph.adjacency(affinity, knn=12))
+    other = graph.normalized_laplacian(graph.adjacency(graph.channel_affinity(features, 'rbf')))
+    spectrum = graph.spectral_embedding(laplacian, 4, 'subspace')
+    results = [affinity, laplacian, *spectrum]
+    results += [
+        graph.unit_vertices(features, kind, per=per) for kind in ('cosine', 'pearson') for per in ('image', 'batch')
+    ]
+    results += [graph.spatial_attention(features), graph.channel_attention(features)]
+    results += [graph.relational_attention(affinity)]
+    results += [graph.projection_distance(other, laplacian, 4, solver=solver) for solver in ('exact', 'subspace')]
+    results += [graph.residual_distance(other, laplacian, spectrum), graph.heat_distance(other, laplacian)]
+    return results
+
+
+@pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
+def test_half_inputs_and_autocast(half):
+    features = torch.randn(2, 40, 6, 6, generator=torch.Generator().manual_seed(0)).to(half)
+    wanted = run_all(features.float())
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = run_all(features)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+def test_float64_stays_float64():
+    features = torch.randn(2, 40, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert all(result.dtype == torch.float64 for result in run_all(features))
+
+
+def test_mixed_types_meet_in_the_wider_one():
+    features = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+    assert graph.channel_affinity(features.half(), weight=weight).dtype == torch.float64
+
+
+def test_global_random_generator_is_left_alone():
+    features = torch.randn(2, 40, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    state = torch.get_rng_state()
+    results = run_all(features)
+    sum(result.sum() for result in results if result.requires_grad).backward()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_inputs_are_not_changed():
+    features = torch.randn(2, 40, 6, 6, generator=torch.Generator().manual_seed(0))
+    before = features.clone()
+    run_all(features)
+    assert torch.equal(features, before)
