@@ -137,6 +137,7 @@ print("cp%d%d-torch%s-%s" % (*sys.version_info[:2], torch.__version__, "cuda" if
     printf '%s\n' "$tag" >"$mark"
 }
 
+trap 'exit 130' INT TERM
 rm -f "$VENV"/.mmkd_graph-*
 [[ -x $py && -z $PYTHON_GIVEN ]] || check_python
 if ! { [[ -x $py ]] && has_mmcv; }; then

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+set -euo pipefail
+
+usage() {
+    cat >&2 <<'END'
+usage: tools/dist_test.sh CONFIG CHECKPOINT GPUS [option of test.py ...]
+  Tests in GPUS processes, one per GPU; without CUDA, one per CPU share, over gloo.
+  NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500): several machines; PYTHON (python)
+END
+    exit 2
+}
+
+(( $# >= 3 )) || usage
+config=$1 checkpoint=$2 gpus=$3
+[[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "dist_test.sh: GPUS should be a number, not '$gpus'" >&2; usage; }
+[[ -f $config ]] || { echo "dist_test.sh: no config file '$config'" >&2; exit 2; }
+
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$gpus" \
+    "$(dirname "${BASH_SOURCE[0]}")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

@@ -1,0 +1,117 @@
+"""What ``train.py`` and ``test.py`` share: their common options, the config, the processes, the runner."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch.distributed as dist
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+# What each launcher calls rank, number of processes, rank on the node; torchrun's names are torch's own.
+RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong with the input, in one line, and end with exit code 2."""
+    print(f'{Path(sys.argv[0]).name}: error: {" ".join(message.split())}', file=sys.stderr)
+    raise SystemExit(2)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing have in common, as MMDetection's tools name them."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that override the config: a.b=1 a.c=x,y or a.c="[(x,y),z]", without blanks',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', *RANK_VARIABLES], default='none', help='who starts the processes'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config``, put ``--cfg-options``, ``--launcher`` and ``--work-dir`` over it."""
+    if not Path(args.config).is_file():
+        fail(f'no config file {args.config!r}')
+    try:
+        cfg = Config.fromfile(args.config)
+    except Exception as error:  # a config is a program: it may raise anything
+        fail(f'config {args.config!r} cannot be read: {type(error).__name__}: {error}')
+    try:
+        cfg.merge_from_dict(args.cfg_options or {})
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        fail(f'--cfg-options do not fit config {args.config!r}: {type(error).__name__}: {error}')
+    if 'model' not in cfg:
+        fail(f'config {args.config!r} has no model')
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def check_checkpoint(path: str, option: str) -> None:
+    """End the program if ``path`` names a local file that is not there; addresses are left to mmengine."""
+    if not re.match(r'[\w-]+:', path) and not Path(path).is_file():
+        fail(f'{option}: no checkpoint file {path!r}')
+
+
+def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """Build the config's runner."""
+    setup_cache_size_limit_of_dynamo()
+    if cfg.launcher != 'none':
+        join_processes(cfg, args.local_rank)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def join_processes(cfg: Config, local_rank: int = 0) -> None:
+    """Check what ``cfg.launcher`` left in the environment; on a machine without accelerators, join the processes.
+
+    mmengine's own start would select a CUDA device, and give one to its model wrapper. The runner leaves a group
+    alone that exists already and takes ``model_wrapper_cfg`` as it is: that makes a gloo group work.
+    """
+    names = RANK_VARIABLES[cfg.launcher]
+    needed = names[:2] if cfg.launcher == 'slurm' else (*names[:2], 'MASTER_ADDR')
+    if missing := [name for name in needed if name not in os.environ]:
+        fail(f'--launcher {cfg.launcher}: no {", ".join(missing)} in the environment; see tools/dist_*.sh, slurm_*.sh')
+    os.environ.setdefault('LOCAL_RANK', os.environ.get(names[2], str(local_rank)))
+    if get_device() != 'cpu':
+        return
+
+    rank, world_size = (int(os.environ[name]) for name in names[:2])
+    settings = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if 'MASTER_ADDR' not in os.environ:
+        nodes = subprocess.check_output(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], text=True)
+        os.environ['MASTER_ADDR'] = nodes.split()[0]
+    os.environ.setdefault('MASTER_PORT', str(settings.get('port', 29500)))
+    timeout = datetime.timedelta(seconds=settings['timeout']) if 'timeout' in settings else None
+    dist.init_process_group('gloo', rank=rank, world_size=world_size, timeout=timeout)
+    # torch's own names, for whatever asks the environment later
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
+
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)

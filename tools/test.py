@@ -1,0 +1,96 @@
+"""Test a detector, distilled or plain. The options are those of MMDetection's ``tools/test.py``.
+
+Of a distillation config only the student is built: testing needs no teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+
+from launch import add_options, build_runner, check_checkpoint, fail, load_config
+from mmdet.evaluation import DumpDetResults
+from mmengine.config import Config, ConfigDict
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or address')
+    parser.add_argument('--work-dir', help='folder for logs and metrics; default work_dirs/<config name>')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this pickle file')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='write painted predictions to <work dir>/<time>/<show dir>')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model, tta_pipeline, or flips')
+    add_options(parser)
+    return parser.parse_args()
+
+
+def class_path(cfg: ConfigDict) -> str:
+    """The class that a config asks for, as text, be it given as text or as the class itself."""
+    kind = cfg.get('type')
+    return f'{kind.__module__}.{kind.__qualname__}' if isinstance(kind, type) else str(kind)
+
+
+def keep_student(cfg: Config) -> None:
+    """Put the student of a distillation config in the place of its model.
+
+    This package's hooks go too: they look after the distiller, which will not be there.
+    """
+    if class_path(cfg.model).rsplit('.', 1)[-1] != 'GraphDistiller':
+        return
+    cfg.model = cfg.model.student
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if not class_path(hook).startswith('mmkd_graph.')]
+
+
+def turn_on_pictures(cfg: Config, args: argparse.Namespace) -> None:
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        fail('--show and --show-dir: the config lacks default_hooks.visualization = dict(type="DetVisualizationHook")')
+    hook.draw = True
+    if args.show:
+        hook.update(show=True, wait_time=args.wait_time)
+    if args.show_dir:
+        hook.test_out_dir = args.show_dir
+
+
+def turn_on_tta(cfg: Config) -> None:
+    """Wrap the model for test-time augmentation; without ``tta_*`` in the config, average over a flip."""
+    dataset = cfg.test_dataloader.dataset
+    inner = dataset
+    while 'dataset' in inner:
+        inner = inner.dataset
+    if 'tta_pipeline' not in cfg:
+        meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        augment = dict(type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=meta)]])
+        cfg.tta_pipeline = [*copy.deepcopy(inner.pipeline[:-1]), augment]
+    if 'tta_model' not in cfg:
+        nms = dict(type='nms', iou_threshold=0.5)
+        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+    inner.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def main() -> None:
+    args = parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        fail(f'--out: {args.out!r} should end in .pkl or .pickle')
+    cfg = load_config(args)
+    check_checkpoint(args.checkpoint, 'checkpoint')
+    cfg.load_from = args.checkpoint
+    keep_student(cfg)
+    if args.show or args.show_dir:
+        turn_on_pictures(cfg, args)
+    if args.tta:
+        turn_on_tta(cfg)
+    runner = build_runner(cfg, args)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
