@@ -22,7 +22,7 @@ help:
 	@echo 'make install    make $(VENV): torch, the pinned MMDetection stack (mmcv is built once), this package'
 	@echo 'make lint       ruff'
 	@echo 'make clean      remove caches and build outputs; data/, work_dirs/ and $(VENV) stay'
-	@echo 'make distclean  clean, and remove $(VENV), work_dirs/demo and data/demo'
+	@echo 'make distclean  clean, and remove $(VENV) and work_dirs/demo'
 	@echo
 	@echo 'PYTHON=$(PYTHON)  3.10, 3.11 or 3.12'
 	@echo 'TORCH=$(TORCH)  pip requirement; unless named, a torch that PYTHON can import already is used'
@@ -47,9 +47,9 @@ demo: $(READY)
 	@'$(VENV)/bin/python' tools/demo.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .cache .dist_test
 	find configs mmkd_graph tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf work_dirs/demo data/demo
+	rm -rf work_dirs/demo
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then echo 'rm -rf $(VENV)'; rm -rf '$(VENV)'; fi

@@ -54,7 +54,7 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
     ``distill.losses.<name>.``.
     """
 
-    def bind(self, spec: PyramidSpec) -> None:  # noqa: B027 - most losses need nothing
+    def bind(self, spec: PyramidSpec) -> None:
         """Check, once at build time, that the pyramids give what the loss needs; create what depends on them.
 
         Args:

@@ -122,7 +122,14 @@ def test_same_result_here_and_with_mmdets_own_tools(job: Path) -> None:
 
 
 def test_mmdets_own_train_runs_the_same_config(job: Path) -> None:
-    call(MMDET_TOOLS / 'train.py', job / 'distilled.py', '--work-dir', job / 'mmdet', '--cfg-options', 'train_cfg.max_iters=3')
+    call(
+        MMDET_TOOLS / 'train.py',
+        job / 'distilled.py',
+        '--work-dir',
+        job / 'mmdet',
+        '--cfg-options',
+        'train_cfg.max_iters=3',
+    )
     ours, theirs = (
         torch.load(job / name / 'iter_3.pth', weights_only=False)['state_dict'] for name in ('distilled', 'mmdet')
     )

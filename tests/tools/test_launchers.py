@@ -43,11 +43,12 @@ env_cfg = dict(dist_cfg=dict(backend='nccl', timeout=120))
 """
 
 
-def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command on the CPU with this Python first on the PATH."""
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     settings = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1', 'PATH': path, **environment}
-    return subprocess.run(list(map(str, command)), env=settings, capture_output=True, text=True, timeout=240)
+    command = tuple(map(str, command))
+    return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=240)
 
 
 def free_port() -> str:
@@ -69,7 +70,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_train_and_test_without_cuda(config: Path) -> None:
     work_dir = config.parent / 'work dir'
-    done = run(TOOLS / 'dist_train.sh', config, 2, '--work-dir', work_dir, PORT=free_port())
+    done = run(TOOLS / 'dist_train.sh', config, 2, '--work-dir', work_dir, cwd=config.parent, PORT=free_port())
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'Distributed training: True' in done.stdout and 'GPU number: 2' in done.stdout
     assert '[3/3]' in done.stdout
@@ -77,7 +78,9 @@ def test_two_processes_train_and_test_without_cuda(config: Path) -> None:
     assert not any(name.startswith('module.') for name in state)
 
     options = ['--work-dir', work_dir / 'test', '--out', work_dir / 'predictions.pkl']
-    done = run(TOOLS / 'dist_test.sh', config, work_dir / 'iter_3.pth', 2, *options, PORT=free_port())
+    done = run(
+        TOOLS / 'dist_test.sh', config, work_dir / 'iter_3.pth', 2, *options, cwd=config.parent, PORT=free_port()
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (log,) = (work_dir / 'test').glob('*/[0-9]*.json')
     assert 'coco/bbox_mAP' in json.loads(log.read_text())

@@ -33,7 +33,7 @@ model = dict(
         in_channels=64,
         feat_channels=64,
         norm_cfg=dict(type='GN', num_groups=8, requires_grad=True),
-        # The objects measure 12 to 190 pixels: anchors of 16 pixels on P3 to 256 on P7 meet them all.
+        # The objects measure 20 to 150 pixels; anchors go from 16 pixels on P3 to 256 on P7.
         anchor_generator=dict(
             type='AnchorGenerator',
             octave_base_scale=2,
@@ -43,7 +43,8 @@ model = dict(
         ),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type='SmoothL1Loss', beta=0.11, loss_weight=1.0),
+        reg_decoded_bbox=True,
+        loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
     ),
     train_cfg=dict(
         assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=0.5),

@@ -1,0 +1,303 @@
+"""The demonstration set on disk: one rendering, read by mmdet's COCO and VOC datasets alike.
+
+::
+
+    <root>/manifest.json                         what the set was made from; written last
+    <root>/annotations/instances_<split>.json    COCO; file names are relative to JPEGImages
+    <root>/VOC2007/JPEGImages/<split>_<index>.jpg
+    <root>/VOC2007/Annotations/<split>_<index>.xml
+    <root>/VOC2007/ImageSets/Main/<split>.txt    and trainval.txt
+
+Both layouts hold the same integer boxes, each in its own convention: COCO ``x, y, w, h`` from zero, VOC
+one-based corners with the last pixel included. mmdet subtracts one from all four VOC corners, so the boxes
+it reads from the VOC layout are one pixel narrower and lower than those from the COCO layout; its VOC metric
+adds that pixel back.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .scene import CLASSES, render_scene
+
+GENERATOR = 'mmkd_graph.datasets.shapes'
+VERSION = 1
+"""Raised whenever the same parameters give another set."""
+SPLITS = ('train', 'val', 'test')
+LAYOUTS = ('coco', 'voc')
+MANIFEST = 'manifest.json'
+_JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the annotation files say of one image: a scene without its pixels, which would fill the memory."""
+
+    name: str
+    width: int
+    height: int
+    boxes: list[list[int]]
+    labels: list[int]
+    difficult: list[bool]
+    areas: list[int]
+
+
+def generate_shapes(
+    root: str | os.PathLike[str],
+    seed: int = 0,
+    num_train: int = 800,
+    num_val: int = 150,
+    num_test: int = 200,
+    image_size: tuple[int, int] = (256, 192),
+    layouts: Sequence[str] = LAYOUTS,
+    workers: int = 1,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Makes the set, or finds it complete and leaves it alone.
+
+    The set is written beside ``root`` and moved there when it is whole, so ``root`` never holds a part of
+    one. Each image depends on the seed, its split and its index only: the bytes are the same for any number
+    of workers, and a larger set starts with the images of a smaller one. (JPEG encoders differ: the same
+    bytes need the same OpenCV.)
+
+    Args:
+        root: folder of the set; created.
+        seed: non-negative seed.
+        num_train: images in the training split.
+        num_val: images in the validation split.
+        num_test: images in the test split.
+        image_size: width and height in pixels.
+        layouts: annotation layouts to write, of ``'coco'`` and ``'voc'``. The images are at the same place in
+            either case.
+        workers: rendering processes; one renders in this process.
+        force: replace a set that was made with other parameters.
+        progress: called after each image with the number done and the number of all.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: if a parameter is out of range.
+        FileExistsError: if ``root`` holds a set made with other parameters and ``force`` is not given, or
+            holds anything that is not such a set (that is never replaced).
+    """
+    counts = {'train': num_train, 'val': num_val, 'test': num_test}
+    _check_parameters(seed, counts, layouts, workers)
+    asked = {
+        'generator': GENERATOR,
+        'version': VERSION,
+        'seed': seed,
+        'counts': counts,
+        'image_size': list(image_size),
+        'layouts': sorted(layouts),
+        'classes': list(CLASSES),
+    }
+    root = Path(root)
+    found = _find(root, asked, force)
+    if found is not None:
+        return found
+
+    root.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(root)
+    partial = Path(tempfile.mkdtemp(prefix=_partial_prefix(root), dir=root.parent))
+    try:
+        partial.chmod(0o777 & ~_umask())  # mkdtemp makes a private folder; a data set is an ordinary one
+        _write_set(partial, asked, workers, progress)
+        manifest = {**asked, 'sha256': _digest(partial)}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
+        if root.exists():
+            shutil.rmtree(root)
+        partial.rename(root)
+    except BaseException:  # an interrupt too must not leave a half-made set behind
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _check_parameters(seed: int, counts: dict[str, int], layouts: Sequence[str], workers: int) -> None:
+    if seed < 0:
+        raise ValueError(f'seed must not be negative, got {seed}')
+    for split, count in counts.items():
+        if count < 1:
+            raise ValueError(f'num_{split} must be at least 1, got {count}')
+    if isinstance(layouts, str) or not layouts or set(layouts) - set(LAYOUTS):
+        raise ValueError(f'layouts must be a non-empty selection of {LAYOUTS}, got {layouts!r}')
+    if workers < 1:
+        raise ValueError(f'workers must be at least 1, got {workers}')
+
+
+def _find(root: Path, asked: dict, force: bool) -> dict | None:
+    """The manifest of a complete set that matches, or None where a set can be written."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return None
+    try:
+        found = json.loads((root / MANIFEST).read_text())
+        ours = found['generator'] == GENERATOR
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise FileExistsError(
+            f'{root} exists and is not a set made by {GENERATOR}; it is left as it is. '
+            'Give another root, or remove it yourself.'
+        )
+    differing = [key for key, value in asked.items() if found.get(key) != value]
+    if not differing:
+        return None if force else found
+    if force:
+        return None
+    details = '; '.join(f'{key}: found {found.get(key)}, asked {asked[key]}' for key in differing)
+    raise FileExistsError(
+        f'{root} holds a set made with other parameters ({details}). '
+        'Give --force (force=True) to replace it, or another root to keep both.'
+    )
+
+
+def _write_set(root: Path, asked: dict, workers: int, progress: Callable[[int, int], None] | None) -> None:
+    images = root / 'VOC2007' / 'JPEGImages'
+    images.mkdir(parents=True)
+    tasks = [
+        (images, split, index, asked['seed'], tuple(asked['image_size']))
+        for split in SPLITS
+        for index in range(asked['counts'][split])
+    ]
+    with ExitStack() as stack:
+        results = map(_render_one, tasks)
+        if workers > 1:
+            # Spawned, not forked: the caller may have threads running, of torch for instance.
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context('spawn')))
+            stack.callback(pool.shutdown, cancel_futures=True)  # on an error, drop what has not begun
+            results = pool.map(_render_one, tasks, chunksize=8)
+        entries: dict[str, list[_Entry]] = {split: [] for split in SPLITS}
+        for done, (task, result) in enumerate(zip(tasks, results, strict=True), start=1):
+            entries[task[1]].append(result)
+            if progress is not None:
+                progress(done, len(tasks))
+    for split in SPLITS:
+        if 'coco' in asked['layouts']:
+            _write_coco(root, split, entries[split])
+        if 'voc' in asked['layouts']:
+            _write_voc(root, split, entries[split])
+
+
+def _render_one(task: tuple[Path, str, int, int, tuple[int, int]]) -> _Entry:
+    """Renders one image and stores it; returns its annotations."""
+    images, split, index, seed, size = task
+    name = f'{split}_{index:05d}'
+    sequence = np.random.SeedSequence((seed, SPLITS.index(split), index))
+    scene = render_scene(np.random.default_rng(sequence), size)
+    encoded = cv2.imencode('.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+    (images / f'{name}.jpg').write_bytes(encoded.tobytes())
+    return _Entry(
+        name=name,
+        width=size[0],
+        height=size[1],
+        boxes=scene.boxes.tolist(),
+        labels=scene.labels.tolist(),
+        difficult=scene.difficult.tolist(),
+        areas=np.bincount(scene.owner[scene.owner >= 0], minlength=len(scene.boxes)).tolist(),
+    )
+
+
+def _write_coco(root: Path, split: str, entries: Sequence[_Entry]) -> None:
+    annotations = []
+    for image_id, entry in enumerate(entries, start=1):
+        rows = zip(entry.boxes, entry.labels, entry.difficult, entry.areas, strict=True)
+        for (x1, y1, x2, y2), label, difficult, area in rows:
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': image_id,
+                    'category_id': label + 1,
+                    'bbox': [x1, y1, x2 - x1, y2 - y1],
+                    'area': area,
+                    'iscrowd': int(difficult),
+                }
+            )
+    content = {
+        'info': {'description': f'Generated shapes, {split} split', 'version': str(VERSION)},
+        'images': [
+            {'id': image_id, 'file_name': f'{entry.name}.jpg', 'width': entry.width, 'height': entry.height}
+            for image_id, entry in enumerate(entries, start=1)
+        ],
+        'annotations': annotations,
+        'categories': [{'id': number, 'name': name} for number, name in enumerate(CLASSES, start=1)],
+    }
+    path = root / 'annotations' / f'instances_{split}.json'
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def _write_voc(root: Path, split: str, entries: Sequence[_Entry]) -> None:
+    annotations = root / 'VOC2007' / 'Annotations'
+    listings = root / 'VOC2007' / 'ImageSets' / 'Main'
+    annotations.mkdir(exist_ok=True)
+    listings.mkdir(parents=True, exist_ok=True)
+    for entry in entries:
+        tree = ET.ElementTree(_voc_annotation(entry))
+        ET.indent(tree)
+        tree.write(annotations / f'{entry.name}.xml')
+    listing = ''.join(f'{entry.name}\n' for entry in entries)
+    (listings / f'{split}.txt').write_text(listing)
+    if split in ('train', 'val'):
+        with (listings / 'trainval.txt').open('a') as file:
+            file.write(listing)
+
+
+def _voc_annotation(entry: _Entry) -> ET.Element:
+    annotation = ET.Element('annotation')
+    ET.SubElement(annotation, 'folder').text = 'VOC2007'
+    ET.SubElement(annotation, 'filename').text = f'{entry.name}.jpg'
+    size = ET.SubElement(annotation, 'size')
+    for tag, value in (('width', entry.width), ('height', entry.height), ('depth', 3)):
+        ET.SubElement(size, tag).text = str(value)
+    for (x1, y1, x2, y2), label, difficult in zip(entry.boxes, entry.labels, entry.difficult, strict=True):
+        thing = ET.SubElement(annotation, 'object')
+        ET.SubElement(thing, 'name').text = CLASSES[label]
+        truncated = x1 == 0 or y1 == 0 or x2 == entry.width or y2 == entry.height
+        ET.SubElement(thing, 'truncated').text = str(int(truncated))
+        ET.SubElement(thing, 'difficult').text = str(int(difficult))
+        box = ET.SubElement(thing, 'bndbox')
+        for tag, value in (('xmin', x1 + 1), ('ymin', y1 + 1), ('xmax', x2), ('ymax', y2)):
+            ET.SubElement(box, tag).text = str(value)
+    return annotation
+
+
+def _digest(root: Path) -> str:
+    """One hash of all paths and contents, to compare sets from two machines at a glance."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in root.rglob('*') if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f'{path.relative_to(root).as_posix()}\0{len(content)}\0'.encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _partial_prefix(root: Path) -> str:
+    return f'.{root.name}.partial-'
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Removes what a killed run left behind; an hour, because a run that lives takes less."""
+    for path in root.parent.glob(f'{_partial_prefix(root)}*'):
+        if time.time() - path.stat().st_mtime > 3600:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # the only portable way to read it is to set it
+    os.umask(mask)
+    return mask

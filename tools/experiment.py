@@ -1,0 +1,180 @@
+"""Train and evaluate one config in a process of its own, so that it can be interrupted and go on.
+
+The demo and the benchmarks are lists of such runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+TOOLS = Path(__file__).resolve().parent
+_TRAIN_LINE = re.compile(
+    r'(?:Iter|Epoch)\(train\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
+)
+_TEST_LINE = re.compile(
+    r'(?:Iter|Epoch)\(test\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
+)
+
+
+class RunFailed(RuntimeError):
+    """A training or evaluation process ended with an error; the message names its log."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a process is: iterations done and in total, and mmengine's estimate of the time left."""
+
+    done: int
+    total: int
+    eta: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One config, trained and evaluated in ``work_dir``.
+
+    Args:
+        config: config file.
+        work_dir: folder of its logs and checkpoints.
+        options: ``--cfg-options`` on top of the file.
+        environment: extra environment variables of the processes.
+    """
+
+    config: str
+    work_dir: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint of the finished training."""
+        return Path((self.work_dir / 'last_checkpoint').read_text().strip())
+
+    def train(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Train, going on from the last checkpoint; returns at once if the training is complete.
+
+        Raises:
+            RunFailed: if the process fails, or ``work_dir`` holds a run of another config.
+        """
+        self._claim()
+        if not (self.work_dir / 'trained').exists():
+            arguments = [self.config, '--work-dir', str(self.work_dir), '--resume']
+            self._call('train.py', arguments, _TRAIN_LINE, report, self.options)
+            (self.work_dir / 'trained').touch()
+
+    def evaluate(
+        self, report: Callable[[Progress], None] = lambda progress: None, split: str = 'test'
+    ) -> dict[str, float]:
+        """Metrics of the last checkpoint on the config's ``test`` or ``val`` split, by ``tools/test.py``.
+
+        They are kept in ``work_dir/metrics-<split>.json``, so that a split is read once.
+
+        Raises:
+            RunFailed: if the process fails.
+        """
+        result = self.work_dir / f'metrics-{split}.json'
+        if not result.exists():
+            folder = self.work_dir / split
+            arguments = [self.config, str(self.checkpoint), '--work-dir', str(folder)]
+            options = dict(self.options)
+            if split == 'val':
+                options |= self._val_as_test()
+            self._call('test.py', arguments, _TEST_LINE, report, options)
+            newest = max(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
+            _write(result, newest.read_text())
+        return json.loads(result.read_text())
+
+    def seconds_per_iteration(self) -> float:
+        """Median over the training log's lines of the time of one iteration, data loading included."""
+        times = [line['time'] for line in self.scalars() if 'loss' in line]
+        return statistics.median(times)
+
+    def scalars(self) -> list[dict[str, float]]:
+        """The training's logged scalars, over all interruptions."""
+        files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
+        return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+
+    def _resolved(self) -> Config:
+        config = Config.fromfile(self.config)
+        config.merge_from_dict(dict(self.options))
+        return config
+
+    def _claim(self) -> None:
+        """Refuse to go on in a folder that was started with another config."""
+        fingerprint = hashlib.sha256(self._resolved().pretty_text.encode()).hexdigest()
+        path = self.work_dir / 'config.sha256'
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.read_text() != fingerprint:
+            raise RunFailed(
+                f'{self.work_dir} holds a run of another version of {self.config}: remove or rename that folder, '
+                'or choose another --work-dir'
+            )
+        _write(path, fingerprint)
+
+    def _val_as_test(self) -> dict[str, Any]:
+        """Options that make ``tools/test.py`` read the validation annotations."""
+        config = self._resolved()
+        options = {'test_dataloader.dataset.ann_file': config.val_dataloader.dataset.ann_file}
+        if 'ann_file' in config.val_evaluator:
+            options['test_evaluator.ann_file'] = config.val_evaluator.ann_file
+        return options
+
+    def _call(
+        self,
+        script: str,
+        arguments: list[str],
+        pattern: re.Pattern,
+        report: Callable[[Progress], None],
+        options: Mapping[str, Any],
+    ) -> None:
+        command = [sys.executable, str(TOOLS / script), *arguments]
+        if options:
+            command += ['--cfg-options', *(f'{key}={_literal(value)}' for key, value in options.items())]
+        log = self.work_dir / f'{Path(script).stem}.log'
+        with log.open('a') as sink:
+            sink.write(f'$ {" ".join(command)}\n')
+            sink.flush()
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, **self.environment},
+            )
+            try:
+                for line in process.stdout:
+                    sink.write(line)
+                    sink.flush()
+                    if match := pattern.search(line):
+                        report(Progress(int(match['done']), int(match['total']), match['eta']))
+                code = process.wait()
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+        if code:
+            tail = ''.join(log.read_text().splitlines(keepends=True)[-12:])
+            raise RunFailed(f'{script} of {self.config} ended with exit code {code}; its log is {log}:\n{tail}')
+
+
+def _literal(value: Any) -> str:
+    return str(value).replace(' ', '') if isinstance(value, (list, tuple)) else str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    part = path.with_suffix(path.suffix + '.part')
+    part.write_text(text)
+    part.replace(path)
