@@ -1,8 +1,8 @@
 """Accuracy of teacher, student and distilled students over seeds, and what distillation gained.
 
-Every distilled run of a seed learns from that seed's teacher and starts from the same initial student, with the same
-data order, as the student alone of that seed: the differences are paired. Finished runs are kept, interrupted ones
-go on. Settings are chosen with ``--split val``; ``--split test`` is for what is reported.
+Every distilled run of a seed learns from that seed's teacher (or all from one), and starts from the same initial
+student with the same data order as the student alone of that seed: the differences are paired. Finished runs are kept,
+interrupted ones go on. Settings are chosen with ``--split val``; ``--split test`` is for what is reported.
 
 Example:
     python tools/benchmark/accuracy.py --teacher configs/bccd/retinanet_r18-w64_fpn-64_1k_bccd.py \
@@ -86,6 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--distilled', nargs='+', required=True, metavar='NAME=CONFIG', help='distilled students; NAME is its row'
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--one-teacher', action='store_true', help="all seeds learn from the first seed's teacher")
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='what the table reports')
     parser.add_argument('--jobs', type=int, default=1, help='processes at a time, each on its share of the cores')
     parser.add_argument('--work-dir', type=Path, required=True, help='one folder per run; the table as results.*')
@@ -137,11 +138,13 @@ def main(argv: list[str] | None = None) -> int:
             return {key: future.result() for key, future in futures.items()}
 
     try:
-        teachers = {seed: run('teacher', args.teacher, seed) for seed in args.seeds}
+        taught = args.seeds[:1] if args.one_teacher else args.seeds
+        teachers = {seed: run('teacher', args.teacher, seed) for seed in taught}
         found = together({('teacher', seed): one for seed, one in teachers.items()})
         runs = {('student', seed): run('student', args.student, seed) for seed in args.seeds}
         for name, config in distilled.items():
-            for seed, teacher in teachers.items():
+            for seed in args.seeds:
+                teacher = teachers.get(seed, teachers[taught[0]])
                 weights = {'model.teacher.checkpoint': str(teacher.checkpoint), **args.distilled_options}
                 runs[name, seed] = run(name, config, seed, **weights)
         found |= together(runs)
@@ -151,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
 
     results: dict[str, dict[str, list[float]]] = {}
     for name in ('teacher', 'student', *distilled):
-        rows = [found[name, seed] for seed in args.seeds]
+        rows = [found[name, seed] for seed in (taught if name == 'teacher' else args.seeds)]
         results[name] = {key: [row[key] for row in rows] for key in rows[0]}
     text = (
         f'{table(results)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}. ± is the 95 % interval of '
