@@ -41,7 +41,7 @@ test: $(READY)
 	@OMP_NUM_THREADS=$(CORES) '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . mmkd_graph tests $(PYTEST_ARGS)
 
 lint: $(READY)
-	@'$(VENV)/bin/ruff' check . && '$(VENV)/bin/ruff' format --check .
+	@'$(VENV)/bin/ruff' check . && '$(VENV)/bin/ruff' format --check configs mmkd_graph tests tools setup.py
 
 demo: $(READY)
 	@'$(VENV)/bin/python' tools/demo.py

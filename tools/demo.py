@@ -6,8 +6,10 @@ Interrupted and started again, it goes on where it was. Everything it makes is i
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from experiment import Progress, Run, RunFailed
@@ -32,10 +34,23 @@ class Stages:
         self._say(name)
 
     def report(self, progress: Progress) -> None:
+        self._show(f'{progress.done}/{progress.total} iterations, {progress.eta} left', progress.done == progress.total)
+
+    def counted(self, what: str) -> Callable[[int, int], None]:
+        """A callback (done, total) that shows the time left at the pace so far."""
+        begin = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            left = (time.monotonic() - begin) * (total - done) / max(done, 1)
+            self._show(f'{done}/{total} {what}, {left:.0f} s left', done == total)
+
+        return show
+
+    def _show(self, text: str, last: bool) -> None:
         now = time.monotonic()
-        if sys.stdout.isatty() or now - self._shown >= 15 or progress.done == progress.total:
+        if last or now - self._shown >= 15:
             self._shown = now
-            self._say(f'{self.name}: {progress.done}/{progress.total} iterations, {progress.eta} left')
+            self._say(f'{self.name}: {text}')
 
     def _say(self, text: str) -> None:
         clock = time.strftime('%M:%S', time.gmtime(time.monotonic() - self.started))
@@ -57,7 +72,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='where everything goes')
     parser.add_argument('--seed', type=int, default=0, help='of the data set and of the three trainings')
-    parser.add_argument('--iters', type=int, help="iterations of each training; default: the configs'")
     args = parser.parse_args()
     work_dir = args.work_dir.resolve()
     data_root = work_dir / f'shapes-{args.seed}'
@@ -66,15 +80,13 @@ def main() -> int:
     from mmkd_graph.datasets import generate_shapes
 
     stages.begin(f'generate the data set in {data_root}')
-    generate_shapes(data_root, args.seed)
+    generate_shapes(data_root, args.seed, workers=os.cpu_count() or 1, progress=stages.counted('images'))
 
     options = {'randomness.seed': args.seed}
     for split in ('train', 'val', 'test'):
         options[f'{split}_dataloader.dataset.data_root'] = f'{data_root}/'
         if split != 'train':
             options[f'{split}_evaluator.ann_file'] = f'{data_root}/annotations/instances_{split}.json'
-    if args.iters:
-        options |= {'train_cfg.max_iters': args.iters, 'train_cfg.val_interval': args.iters}
 
     def run(name: str, config: str, **more: object) -> Run:
         return Run(str(CONFIGS / config), work_dir / name, {**options, **more})

@@ -1,5 +1,5 @@
 # The demonstration's student with the teacher's channel graphs as a second target. Train the teacher first.
-# Run: python tools/train.py configs/demo/retinanet_student_crg_shapes.py --work-dir work_dirs/demo/crg
+# Run: python tools/train.py configs/demo/retinanet_student_crg_shapes.py
 _base_ = ['./retinanet_student_shapes.py', '../_base_/pictures.py']
 
 model = dict(
@@ -8,7 +8,7 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='configs/demo/retinanet_teacher_shapes.py',
-        checkpoint='work_dirs/demo/teacher/iter_1200.pth',
+        checkpoint='work_dirs/retinanet_teacher_shapes/iter_1200.pth',
     ),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')),
+    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=4.0)),
 )

@@ -19,7 +19,7 @@ from mmkd_graph.necks import PyramidAdapter
 from mmkd_graph.registry import MODELS
 
 from .rng import preserved_rng
-from .taps import as_pyramid, default_tap, find_tap, probe, recorded
+from .taps import as_pyramid, default_tap, probe, recorded
 from .teacher import FrozenTeacher, InputTransfer, load_weights, resolve_model_config
 
 _RESERVED = ('distill', 'student', 'teacher')
@@ -222,7 +222,7 @@ class GraphDistiller(BaseDetector):
             ``kd.<name>.<term>`` and do not count.
         """
         teacher = self._teacher_pyramid(batch_inputs, batch_data_samples)
-        with recorded(find_tap(self.student, self._tap, 'taps.student')) as outputs:
+        with recorded(self.student.get_submodule(self._tap)) as outputs:
             losses = self.student.loss(batch_inputs, batch_data_samples)
         student = as_pyramid(outputs[-1], 'taps.student')
         student, teacher = self._align([student[i] for i, _ in self._pairs], teacher)
@@ -267,7 +267,7 @@ class GraphDistiller(BaseDetector):
         training = self.training
         self.eval()
         try:
-            with recorded(find_tap(self.student, self._tap, 'taps.student')) as outputs:
+            with recorded(self.student.get_submodule(self._tap)) as outputs:
                 self.student.extract_feat(inputs)
             student = as_pyramid(outputs[-1], 'taps.student')
             teacher = self._teacher_pyramid(inputs, data_samples)
