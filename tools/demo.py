@@ -109,7 +109,7 @@ def main() -> int:
                     'retinanet_student_crg_shapes.py',
                     **{
                         'model.teacher.config': runs['teacher'].config,
-                        'model.teacher.checkpoint': runs['teacher'].checkpoint,
+                        'model.teacher.checkpoint': str(runs['teacher'].checkpoint),
                     },
                 )
             stages.begin(f'train the {name}')

@@ -8,7 +8,7 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='configs/demo/retinanet_teacher_shapes.py',
-        checkpoint='work_dirs/retinanet_teacher_shapes/iter_1200.pth',
+        checkpoint='work_dirs/retinanet_teacher_shapes/iter_1000.pth',
     ),
     losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=4.0)),
 )

@@ -1,6 +1,6 @@
 # The demonstration's teacher.
 # Run: python tools/train.py configs/demo/retinanet_teacher_shapes.py
-# It ends with work_dirs/retinanet_teacher_shapes/iter_1200.pth, where the distilled student looks for it.
+# It ends with work_dirs/retinanet_teacher_shapes/iter_1000.pth, where the distilled student looks for it.
 _base_ = [
     '../_base_/datasets/shapes_coco.py',
     '../_base_/models/retinanet_shapes.py',
@@ -14,7 +14,7 @@ model = dict(
 )
 
 # Longer than the students' schedule: a teacher has to be good, and it is trained once.
-max_iters = 1200
+max_iters = 1000
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),

@@ -1,7 +1,7 @@
-# 1000 iterations from scratch, warm-up and cosine decay, on mmdet's runtime defaults.
+# 700 iterations from scratch, warm-up and cosine decay, on mmdet's runtime defaults.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
-max_iters = 1000
+max_iters = 700
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
