@@ -98,7 +98,8 @@ raise SystemExit(torch.cuda.is_available() and CUDA_HOME is None)' ||
         fail 'torch sees a GPU, but there is no nvcc to build mmcv for it. Set CUDA_HOME to the CUDA toolkit,' \
             "put a ready-built wheel into $cache, or set CUDA_VISIBLE_DEVICES= to stay on the CPU."
     work=$(mktemp -d "$cache/.build-XXXXXX")
-    trap 'rm -rf "$work"' EXIT
+    # expanded now: `work` is gone when the script ends
+    trap "rm -rf '$work'" EXIT
     say "building mmcv $mmcv with $CORES jobs: about 10 minutes on two cores, once; the log is $cache/build.log"
     # not through pip's own cache, which does not know for which torch it keeps a wheel
     if ! CFLAGS=-g0 CXXFLAGS=-g0 MAX_JOBS=$CORES pip wheel -v --no-cache-dir --no-deps --no-build-isolation \
