@@ -23,6 +23,8 @@ from .solvers import DEGREE, MAX_BLOCK, MAX_SUBSPACE_RANK, exact_eigenpairs, sub
 
 SOLVERS = ('exact', 'subspace')
 CG_ITERATIONS = 16
+LEAST_SPREAD = 1e-3
+"""Spread of eigenvalues below which :func:`residual_distance` no longer tells a taper from rounding."""
 
 
 class Spectrum(NamedTuple):
@@ -55,8 +57,8 @@ def spectral_embedding(
     """Eigenvectors of the ``k`` smallest eigenvalues. Passes no gradient.
 
     Where the eigenvalues number k and k + 1 are equal, the span of the first k eigenvectors is undefined: any
-    choice is as good as another, and two solvers need not agree. Choose k at a gap, or weight the embedding
-    by ``exp(-t * value)`` so that the end of the list matters little.
+    choice is as good as another, and two solvers need not agree. Choose k at a gap, or let
+    :func:`residual_distance` taper the embedding, so that the end of the list does not matter.
 
     Args:
         laplacian: Symmetric Laplacians of shape (B, C, C), eigenvalues in [0, 2].
@@ -215,11 +217,20 @@ def projection_distance(
 
 
 def residual_distance(
-    laplacian_s: Tensor, laplacian_t: Tensor, spectrum_t: Spectrum, diffusion_time: float = 0.0
+    laplacian_s: Tensor,
+    laplacian_t: Tensor,
+    spectrum_t: Spectrum,
+    diffusion_time: float = 0.0,
+    taper: bool = False,
 ) -> Tensor:
     r"""How far the teacher's embedding is from embedding the student's graph.
 
-    .. math:: \|(L_S - L_T)\,U_T\,\mathrm{diag}(e^{-t\lambda_T})\|_F^2 / k
+    .. math:: \|(L_S - L_T)\,U_T\,\mathrm{diag}(w)\|_F^2 / k,
+        \quad w_i = e^{-t\lambda_i}\,\frac{\lambda_{k+1} - \lambda_i}{\lambda_{k+1} - \lambda_1}
+
+    The fraction is there with ``taper`` only. A weight that falls to 0 at the first eigenvalue left out makes the
+    distance a continuous function of both graphs: it is the same whichever eigenvectors a solver returns where
+    eigenvalues repeat across k, as they do on levels of one or two cells, and no gap after k is needed.
 
     Since :math:`L_T U_T = U_T \Lambda_T`, this is the residual of the teacher's eigenpairs in the student's
     eigenproblem. Only the teacher is decomposed. The distance is quadratic in :math:`L_S`, so the gradient is
@@ -235,14 +246,16 @@ def residual_distance(
     Args:
         laplacian_s: Student's Laplacians, (B, C, C). Gradient flows through them only.
         laplacian_t: Teacher's Laplacians, (B, C, C).
-        spectrum_t: Teacher's eigenpairs, from :func:`spectral_embedding`.
+        spectrum_t: Teacher's eigenpairs, from :func:`spectral_embedding`: k of them, or k + 1 with ``taper``.
         diffusion_time: t >= 0; weights that favour the small eigenvalues.
+        taper: The last eigenpair is the first that is left out. A spread of the eigenvalues below 1e-3 counts as
+            1e-3, so that equal ones have weight 0 and not that of their rounding.
 
     Returns:
         Distances of shape (B,), without unit.
 
     Raises:
-        ValueError: If shapes do not fit or ``diffusion_time`` is negative.
+        ValueError: If shapes do not fit, ``diffusion_time`` is negative, or there is but one eigenpair to taper.
 
     Source: the residual bound of C. Davis, W. M. Kahan, *The rotation of eigenvectors by a perturbation III*,
     1970.
@@ -261,8 +274,8 @@ def residual_distance(
     check_number('diffusion_time', diffusion_time)
     values, vectors = spectrum_t
     graphs, channels, _ = laplacian_s.shape
-    if vectors.dim() != 3 or vectors.shape[:2] != (graphs, channels) or vectors.shape[2] == 0:
-        accepted = f'({graphs}, {channels}, k) with k >= 1'
+    if vectors.dim() != 3 or vectors.shape[:2] != (graphs, channels) or vectors.shape[2] <= int(taper):
+        accepted = f'({graphs}, {channels}, k) with k >= {1 + int(taper)}'
         raise argument_error('spectrum_t', f'vectors of shape {tuple(vectors.shape)}', accepted)
     if values.shape != (graphs, vectors.shape[2]):
         accepted = f'({graphs}, {vectors.shape[2]})'
@@ -275,8 +288,12 @@ def residual_distance(
             vectors.detach(),
             name='laplacian_s, laplacian_t',
         )
-        weighted = vectors * torch.exp(-diffusion_time * values).unsqueeze(-2)
-        return ((laplacian_s - laplacian_t) @ weighted).square().sum((-2, -1)) / vectors.shape[-1]
+        count, weight = vectors.shape[-1], torch.exp(-diffusion_time * values)
+        if taper:
+            count, last = count - 1, values[:, -1:]
+            weight = weight * ((last - values).clamp(min=0) / (last - values[:, :1]).clamp(min=LEAST_SPREAD))
+        weighted = vectors[..., :count] * weight[:, None, :count]
+        return ((laplacian_s - laplacian_t) @ weighted).square().sum((-2, -1)) / count
 
 
 def heat_distance(laplacian_s: Tensor, laplacian_t: Tensor, diffusion_time: float = 1.0) -> Tensor:

@@ -20,6 +20,7 @@ from mmkd_graph.graph import (
     spectral_embedding,
     unit_vertices,
 )
+from mmkd_graph.graph.solvers import MAX_BLOCK, MAX_SUBSPACE_RANK
 from mmkd_graph.registry import MODELS
 
 from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
@@ -55,8 +56,10 @@ class ChannelGraphLoss(PyramidLoss):
         distance: ``'residual'`` (the teacher's embedding in the student's Laplacian; no eigensolver on the student),
             ``'projection'`` (the embeddings as subspaces; sees extra small eigenvalues of the student, which the
             residual does not), or ``'heat'`` (the residual over the whole spectrum, no eigensolver at all).
-        solver: ``'subspace'`` (block iteration, k up to about 28) or ``'exact'`` (``torch.linalg.eigh``).
-        diffusion_time: t of the weights exp(-t λ); 0 weighs the k eigenvectors alike.
+        solver: ``'subspace'`` (block iteration, k up to 27) or ``'exact'`` (``torch.linalg.eigh``).
+        diffusion_time: t of the weights exp(-t λ).
+        taper: let the weights of ``'residual'`` fall to 0 at the first eigenvalue that is left out; without it the
+            k eigenvectors weigh alike, and where no gap follows them the value depends on rounding.
         spatial_attention: weigh positions by the teacher's spatial attention, in all three terms.
         channel_attention: weigh the channels of the vertex term by the teacher's channel attention.
         relational_attention: weigh the edges by the teacher's relational attention.
@@ -90,6 +93,7 @@ class ChannelGraphLoss(PyramidLoss):
         distance: str = 'residual',
         solver: str = 'subspace',
         diffusion_time: float = 0.0,
+        taper: bool = True,
         spatial_attention: bool = True,
         channel_attention: bool = True,
         relational_attention: bool = True,
@@ -120,50 +124,57 @@ class ChannelGraphLoss(PyramidLoss):
         self.vertex, self.affinity, self.graph, self.weights = vertex, affinity, graph, weights
         self.knn, self.k, self.skip_trivial = knn, k, skip_trivial
         self.distance, self.solver, self.diffusion_time = distance, solver, diffusion_time
+        self.taper = taper
         self.spatial_attention, self.channel_attention = spatial_attention, channel_attention
         self.relational_attention, self.temperature = relational_attention, temperature
         self.level_weights = level_weights
 
     def bind(self, spec: PyramidSpec) -> None:
-        """Check ``level_weights`` against the paired levels."""
-        if self.level_weights is None:
-            return
-        if len(self.level_weights) != len(spec.strides) or sum(self.level_weights) <= 0:
+        """Check ``level_weights`` and ``k`` against the paired levels."""
+        if self.level_weights is not None and (
+            len(self.level_weights) != len(spec.strides) or sum(self.level_weights) <= 0
+        ):
             raise ValueError(
                 f'losses.{spec.name}.level_weights={self.level_weights}; accepted: one number per paired level, '
                 f'{len(spec.strides)} of them for the strides {spec.strides}, not all 0'
             )
+        most = MAX_SUBSPACE_RANK - int(self.skip_trivial) - int(self._tapers)
+        decomposed = self.spectral_weight and self.distance != 'heat' and self.solver == 'subspace'
+        if decomposed and self.k > most and max(spec.teacher_channels) > MAX_BLOCK:
+            raise ValueError(f"losses.{spec.name}.k={self.k}; accepted: at most {most}, or any with solver='exact'")
+
+    @property
+    def _tapers(self) -> bool:
+        return self.taper and self.distance == 'residual'
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``vertex``, ``edge`` and ``spectral`` of levels (N, C_l, H_l, W_l), as far as switched on."""
-        level_weights = self.level_weights or [1.0] * len(student)
-        total = sum(level_weights)
+        shares = self.level_weights or [1.0] * len(student)
+        shares = [share / sum(shares) for share in shares]
         terms: dict[str, Tensor] = {}
-        for weight, s, t in zip(level_weights, student, teacher, strict=True):
-            with torch.autocast(s.device.type, enabled=False):
-                for name, value in self._level(s.float(), t.detach().float()).items():
-                    terms[name] = terms.get(name, 0) + value * (weight / total)
-        return terms
-
-    def _level(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        terms = {}
-        position = spatial_attention(teacher, self.temperature) if self.spatial_attention else None
+        # Graphs of equally many channels are compared in one go, whatever level they come from.
+        graphs: dict[int, list[tuple[float, Tensor, Tensor]]] = {}
         kind = 'pearson' if self.affinity == 'pearson' else 'cosine'
-        unit_s = unit_vertices(student, kind, position, self.graph)
-        unit_t = unit_vertices(teacher, kind, position, self.graph)
-        if self.vertex_weight:
-            terms['vertex'] = self.vertex_weight * self._vertex(student, teacher, unit_s, unit_t, position)
-        if not (self.edge_weight or self.spectral_weight):
-            return terms
-        affinity_s, affinity_t = affinity_from_unit(unit_s, self.affinity), affinity_from_unit(unit_t, self.affinity)
-        if self.edge_weight:
-            squared = (affinity_s - affinity_t).square()
-            if self.relational_attention:
-                squared = squared * relational_attention(affinity_t, self.temperature)
-            terms['edge'] = self.edge_weight * squared.mean()
-        if self.spectral_weight:
-            terms['spectral'] = self.spectral_weight * self._spectral(affinity_s, affinity_t)
-        return terms
+        with torch.autocast(student[0].device.type, enabled=False):
+            for share, s, t in zip(shares, student, teacher, strict=True):
+                s, t = s.float(), t.detach().float()
+                position = spatial_attention(t, self.temperature) if self.spatial_attention else None
+                unit_s = unit_vertices(s, kind, position, self.graph)
+                unit_t = unit_vertices(t, kind, position, self.graph)
+                if self.vertex_weight:
+                    value = share * self._vertex(s, t, unit_s, unit_t, position)
+                    terms['vertex'] = terms.get('vertex', 0) + value
+                if self.edge_weight or self.spectral_weight:
+                    pair = affinity_from_unit(unit_s, self.affinity), affinity_from_unit(unit_t, self.affinity)
+                    graphs.setdefault(s.shape[1], []).append((share, *pair))
+            for group in graphs.values():
+                part, affinities_s, affinities_t = zip(*group, strict=True)
+                sizes = [len(a) for a in affinities_s]
+                for name, distances in self._compare(torch.cat(affinities_s), torch.cat(affinities_t)).items():
+                    means = [x.mean() * w for x, w in zip(distances.split(sizes), part, strict=True)]
+                    terms[name] = terms.get(name, 0) + torch.stack(means).sum()
+        weights = dict(vertex=self.vertex_weight, edge=self.edge_weight, spectral=self.spectral_weight)
+        return {name: weights[name] * value for name, value in terms.items()}
 
     def _vertex(
         self, student: Tensor, teacher: Tensor, unit_s: Tensor, unit_t: Tensor, position: Tensor | None
@@ -182,14 +193,28 @@ class ChannelGraphLoss(PyramidLoss):
             distance = distance * attention
         return distance.mean()
 
-    def _spectral(self, affinity_s: Tensor, affinity_t: Tensor) -> Tensor:
-        laplacian_s, laplacian_t = (
-            normalized_laplacian(adjacency(a, self.weights, self.knn)) for a in (affinity_s, affinity_t)
-        )
+    def _compare(self, affinity_s: Tensor, affinity_t: Tensor) -> dict[str, Tensor]:
+        """Distances of shape (B,) between graphs of shape (B, C, C), as far as switched on."""
+        distances = {}
+        if self.edge_weight:
+            squared = (affinity_s - affinity_t).square()
+            if self.relational_attention:
+                squared = squared * relational_attention(affinity_t, self.temperature)
+            distances['edge'] = squared.mean(dim=(1, 2))
+        if self.spectral_weight:
+            laplacian_s, laplacian_t = (
+                normalized_laplacian(adjacency(a, self.weights, self.knn)) for a in (affinity_s, affinity_t)
+            )
+            distances['spectral'] = self._spectral(laplacian_s, laplacian_t)
+        return distances
+
+    def _spectral(self, laplacian_s: Tensor, laplacian_t: Tensor) -> Tensor:
+        time, options = self.diffusion_time, dict(solver=self.solver, skip_trivial=self.skip_trivial)
         if self.distance == 'heat':
-            return heat_distance(laplacian_s, laplacian_t, self.diffusion_time).mean()
-        options = dict(k=self.k, solver=self.solver, skip_trivial=self.skip_trivial)
+            return heat_distance(laplacian_s, laplacian_t, time)
         if self.distance == 'projection':
-            return projection_distance(laplacian_s, laplacian_t, diffusion_time=self.diffusion_time, **options).mean()
-        spectrum = spectral_embedding(laplacian_t, **options)
-        return residual_distance(laplacian_s, laplacian_t, spectrum, self.diffusion_time).mean()
+            return projection_distance(laplacian_s, laplacian_t, self.k, time, **options)
+        # With no eigenpair left out there is nothing to taper towards.
+        taper = self._tapers and self.k < laplacian_t.shape[-1] - int(self.skip_trivial)
+        spectrum = spectral_embedding(laplacian_t, self.k + int(taper), **options)
+        return residual_distance(laplacian_s, laplacian_t, spectrum, time, taper)

@@ -20,6 +20,7 @@ from mmkd_graph.graph import (
     spectral_embedding,
     spectral_projector,
 )
+from mmkd_graph.graph.solvers import exact_eigenpairs
 from mmkd_graph.graph.spectral import _SpectralProjector
 
 
@@ -52,6 +53,7 @@ DISTANCES = {
     'diffusion': lambda s, t: projection_distance(s, t, 3, diffusion_time=2.0),
     'projection, no trivial vector': lambda s, t: projection_distance(s, t, 3, skip_trivial=True),
     'residual': residual,
+    'residual, taper': lambda s, t: residual_distance(s, t, spectral_embedding(t, 4), taper=s.shape[-1] > 4),
     'residual, diffusion': lambda s, t: residual(s, t, time=2.0),
     'heat': heat_distance,
     'difference': lambda s, t: heat_distance(s, t, 0.0),
@@ -103,6 +105,49 @@ def test_residual_and_heat_distance_against_scipy(time):
         assert by_residual[index].item() == pytest.approx(wanted.sum() / 3, rel=1e-9)
         wanted = ((s - t) @ scipy.linalg.expm(-time * t)) ** 2
         assert by_heat[index].item() == pytest.approx(wanted.sum() / 8, rel=1e-9)
+
+
+@pytest.mark.parametrize('time', [0.0, 1.5])
+def test_tapered_residual_distance_against_scipy(time):
+    student, teacher = random_laplacian(0), random_laplacian(1)
+    found = residual_distance(student, teacher, spectral_embedding(teacher, 4), time, taper=True)
+    for index in range(2):
+        s, t = student[index].numpy(), teacher[index].numpy()
+        values, vectors = scipy.linalg.eigh(t)
+        # c - t with its negative part cut off is what the taper makes of the teacher's Laplacian
+        cut = np.clip(values[3] - values, 0, None) / (values[3] - values[0]) * np.exp(-time * values)
+        wanted = ((s - t) @ (vectors * cut) @ vectors.T) ** 2
+        assert found[index].item() == pytest.approx(wanted.sum() / 3, rel=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_tapered_residual_distance_does_not_depend_on_which_repeated_eigenvectors_are_kept(seed):
+    # Two cliques of 6: eigenvalues 0, 0 and ten times 1.2. k = 4 cuts through the ten.
+    clique = torch.ones(6, 6, dtype=torch.float64) - torch.eye(6, dtype=torch.float64)
+    teacher = normalized_laplacian(torch.block_diag(clique, clique).unsqueeze(0))
+    student = random_laplacian(seed, b=1, c=12)
+    values, vectors = exact_eigenpairs(teacher)
+    generator = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(torch.randn(10, 10, generator=generator, dtype=torch.float64)).Q
+    turned = torch.cat([vectors[..., :2], vectors[..., 2:] @ turn], dim=-1)
+    one, other = (
+        [
+            residual_distance(student, teacher, Spectrum(values[:, :5], basis[..., :5]), taper=taper).item()
+            for basis in (vectors, turned)
+        ]
+        for taper in (True, False)
+    )
+    assert one[0] == pytest.approx(one[1], rel=1e-9) and one[0] > 0
+    assert other[0] != pytest.approx(other[1], rel=1e-6)
+
+
+def test_tapered_residual_distance_ignores_eigenvalues_equal_but_for_rounding():
+    # One clique: a taper over eigenvalues 2 to 5 has nothing but their rounding to go by.
+    clique = torch.ones(1, 6, 6) - torch.eye(6)
+    values, vectors = exact_eigenpairs(normalized_laplacian(clique))
+    spectrum = Spectrum(values[:, 1:5], vectors[..., 1:5])
+    assert residual_distance(torch.eye(6)[None], normalized_laplacian(clique), spectrum, taper=True) < 1e-6
 
 
 def test_heat_distance_is_the_residual_over_the_whole_spectrum():

@@ -19,6 +19,7 @@ OPTIONS = [
     dict(distance='projection', solver='exact', diffusion_time=1.0, weights='abs'),
     dict(distance='projection', solver='subspace'),
     dict(distance='heat', diffusion_time=2.0),
+    dict(taper=False, solver='exact'),
     dict(skip_trivial=True, solver='exact', diffusion_time=0.5),
     dict(spatial_attention=False, channel_attention=False, relational_attention=False),
 ]
@@ -126,7 +127,7 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 
 def test_value_against_a_float64_reading_of_the_formula():
-    """Cosine graph per image, all attention on, residual distance: written again with loops in NumPy."""
+    """Cosine graph per image, all attention on, tapered residual distance: written again with loops in NumPy."""
     temperature, k = 0.5, 3
     student, teacher = pyramid(3, channels=6), pyramid(4, channels=6)
     terms, _ = run(ChannelGraphLoss(k=k, solver='exact', temperature=temperature), student, teacher)
@@ -156,8 +157,9 @@ def test_value_against_a_float64_reading_of_the_formula():
                 d = w.sum(1)
                 root = np.where(d > 0, 1 / np.sqrt(np.where(d > 0, d, 1)), 0)
                 lap[key] = np.diag((d > 0).astype(float)) - root[:, None] * w * root
-            _, u = np.linalg.eigh(lap['t'])
-            wanted['spectral'].append(np.sum(((lap['s'] - lap['t']) @ u[:, :k]) ** 2) / k)
+            e, u = np.linalg.eigh(lap['t'])
+            taper = (e[k] - e[:k]) / (e[k] - e[0])
+            wanted['spectral'].append(np.sum(((lap['s'] - lap['t']) @ u[:, :k] * taper) ** 2) / k)
     for term, values in wanted.items():
         assert terms[term].item() == pytest.approx(np.mean(values), rel=2e-3), term
 
@@ -211,6 +213,37 @@ def test_one_graph_per_image_is_the_mean_over_images():
 def test_bad_options_name_the_key(options, word):
     with pytest.raises(ValueError, match=word):
         ChannelGraphLoss(**options)
+
+
+def test_a_level_of_one_cell_has_the_same_value_whatever_the_rounding():
+    """Its channels form two cliques: nearly all eigenvalues are equal, and which of them are kept is chance."""
+    student, teacher = pyramid(1, channels=40, sizes=((1, 1),)), pyramid(2, channels=40, sizes=((1, 1),))
+    for solver in ('exact', 'subspace'):
+        loss = ChannelGraphLoss(k=4, solver=solver)
+        wanted, _ = run(loss, student, teacher)
+        rounded, _ = run(loss, student, tuple(x * 1.7 for x in teacher))
+        torch.testing.assert_close(rounded['spectral'], wanted['spectral'], rtol=1e-5, atol=1e-7)
+        assert wanted['spectral'] > 1e-3
+
+
+def test_levels_of_different_width_are_averaged_like_others():
+    student, teacher = pyramid(1), pyramid(2)
+    narrow_s, narrow_t = pyramid(3, channels=7), pyramid(4, channels=7)
+    both, _ = run(ChannelGraphLoss(k=4), (student[0], narrow_s[0]), (teacher[0], narrow_t[0]))
+    one, _ = run(ChannelGraphLoss(k=4), student[:1], teacher[:1])
+    other, _ = run(ChannelGraphLoss(k=4), narrow_s[:1], narrow_t[:1])
+    for term in both:
+        torch.testing.assert_close(both[term], (one[term] + other[term]) / 2)
+
+
+def test_an_embedding_too_large_for_the_block_iteration_is_refused_at_build():
+    wide, narrow = PyramidSpec((8,), (64,), (64,), 'crg'), PyramidSpec((8,), (32,), (32,), 'crg')
+    ChannelGraphLoss(k=27).bind(wide)
+    with pytest.raises(ValueError, match=r"losses\.crg\.k=28; accepted: at most 27, or any with solver='exact'"):
+        ChannelGraphLoss(k=28).bind(wide)
+    for loss in (ChannelGraphLoss(k=28, taper=False), ChannelGraphLoss(k=40, solver='exact')):
+        loss.bind(wide)
+    ChannelGraphLoss(k=40).bind(narrow)
 
 
 def test_level_weights_must_fit_the_levels():
