@@ -2,27 +2,33 @@
 
 from .affinity import affinity_from_unit, channel_affinity, unit_vertices
 from .attention import channel_attention, relational_attention, spatial_attention
-from .laplacian import adjacency, normalized_laplacian
+from .laplacian import adjacency, laplacian_product, normalized_laplacian
+from .matching import ChannelGraphs, channel_graphs
 from .spectral import (
     Spectrum,
     heat_distance,
     projection_distance,
     residual_distance,
+    residual_of_weights,
     spectral_embedding,
     spectral_projector,
 )
 
 __all__ = [
+    'ChannelGraphs',
     'Spectrum',
     'adjacency',
     'affinity_from_unit',
     'channel_affinity',
     'channel_attention',
+    'channel_graphs',
     'heat_distance',
+    'laplacian_product',
     'normalized_laplacian',
     'projection_distance',
     'relational_attention',
     'residual_distance',
+    'residual_of_weights',
     'spatial_attention',
     'spectral_embedding',
     'spectral_projector',

@@ -64,8 +64,8 @@ def unit_vertices(features: Tensor, kind: str = 'cosine', weight: Tensor | None 
             (features,) = widen(features)
         else:
             features, weight = widen(features, weight)
-            weight = _group(weight.flatten(2), per)
-        return _unit_rows(_group(features.flatten(2), per), kind, weight)
+            weight = grouped(weight.flatten(2), per)
+        return _unit_rows(grouped(features.flatten(2), per), kind, weight)
 
 
 def channel_affinity(
@@ -138,12 +138,20 @@ def affinity_from_unit(unit: Tensor, kind: str = 'cosine') -> Tensor:
     with no_autocast(unit):
         (unit,) = widen(unit, name='unit')
         gram = unit @ unit.mT
-        return _rbf(gram) if kind == 'rbf' else gram
+        return rbf(gram) if kind == 'rbf' else gram
 
 
-def _group(flat: Tensor, per: str) -> Tensor:
+def grouped(flat: Tensor, per: str) -> Tensor:
     """(N, C, L) to (N, C, L) per image or (1, C, N * L) per batch."""
     return flat if per == 'image' else flat.transpose(0, 1).flatten(1).unsqueeze(0)
+
+
+def centered(flat: Tensor, weight: Tensor | None) -> Tensor:
+    """Remove the mean over space, weighted by (B, 1, L), from channels (B, C, L)."""
+    if weight is None:
+        return flat - flat.mean(-1, keepdim=True)
+    total = weight.sum(-1, keepdim=True)
+    return flat - (flat * weight).sum(-1, keepdim=True) / torch.where(total == 0, 1, total)
 
 
 def _unit_rows(vertices: Tensor, kind: str, weight: Tensor | None) -> Tensor:
@@ -155,12 +163,7 @@ def _unit_rows(vertices: Tensor, kind: str, weight: Tensor | None) -> Tensor:
     vertices = vertices / torch.where(peak > 0, peak, 1)
     raw = vertices
     if kind == 'pearson':
-        if weight is None:
-            mean = vertices.mean(-1, keepdim=True)
-        else:
-            total = weight.sum(-1, keepdim=True)
-            mean = (vertices * weight).sum(-1, keepdim=True) / torch.where(total == 0, 1, total)
-        vertices = vertices - mean
+        vertices = centered(vertices, weight)
     if weight is not None:
         empty = weight == 0  # sqrt has no finite slope there
         root = torch.where(empty, 0, torch.where(empty, 1, weight).sqrt())
@@ -175,7 +178,8 @@ def _unit_rows(vertices: Tensor, kind: str, weight: Tensor | None) -> Tensor:
     return torch.where(dead, 0, vertices * torch.where(dead, 1, square).rsqrt())
 
 
-def _rbf(gram: Tensor) -> Tensor:
+def rbf(gram: Tensor) -> Tensor:
+    """Gaussian affinities from cosines (B, C, C) whose diagonal is 1, or 0 where a channel is dead."""
     channels = gram.shape[-1]
     norms = gram.diagonal(dim1=-2, dim2=-1)
     itself = torch.eye(channels, dtype=torch.bool, device=gram.device)

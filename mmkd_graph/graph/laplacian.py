@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .arguments import check_choice, check_integer, check_square
+from .arguments import argument_error, check_choice, check_integer, check_square
 from .precision import no_autocast, widen
 
 ADJACENCY_MODES = ('clamp', 'shift', 'abs')
@@ -12,10 +12,8 @@ ADJACENCY_MODES = ('clamp', 'shift', 'abs')
 def adjacency(affinity: Tensor, mode: str = 'clamp', knn: int | None = None) -> Tensor:
     r"""Non-negative edge weights without self-loops.
 
-    The result is exactly symmetric (the affinity is averaged with its transpose first).
-
     Args:
-        affinity: Affinities of shape (B, C, C), in [-1, 1].
+        affinity: Symmetric affinities of shape (B, C, C), in [-1, 1]. The result is as symmetric as they are.
         mode: ``'clamp'``: :math:`\max(A, 0)`; ``'shift'``: :math:`(A + 1) / 2`; ``'abs'``: :math:`|A|`. With
             ``'shift'`` unrelated channels, dead ones included, are joined by edges of weight 1/2.
         knn: Keep the edge between i and j only if one of them is among the other's ``knn`` heaviest
@@ -46,18 +44,17 @@ def adjacency(affinity: Tensor, mode: str = 'clamp', knn: int | None = None) -> 
         check_integer('knn', knn, 1)
     with no_autocast(affinity):
         (affinity,) = widen(affinity, name='affinity')
-        weights = (affinity + affinity.mT) / 2
-        if mode == 'shift':
-            weights = (weights + 1) / 2
+        weights = (affinity + 1) / 2 if mode == 'shift' else affinity
         weights = weights.abs() if mode == 'abs' else weights.relu()
         channels = weights.shape[-1]
-        drop = torch.eye(channels, dtype=torch.bool, device=weights.device)
+        itself = torch.eye(channels, dtype=torch.bool, device=weights.device)
+        keep = ~itself
         if knn is not None and knn < channels - 1:
-            offered = weights.detach().masked_fill(drop, -1)
+            offered = weights.detach().masked_fill(itself, -1)
             least = offered.topk(knn, dim=-1).values[..., -1:]
             near = offered >= least
-            drop = drop | ~(near | near.mT)
-        return weights.masked_fill(drop, 0)
+            keep = keep & (near | near.mT)
+        return weights * keep.to(weights.dtype)
 
 
 def normalized_laplacian(weights: Tensor) -> Tensor:
@@ -73,7 +70,7 @@ def normalized_laplacian(weights: Tensor) -> Tensor:
             ignored. Values are not checked.
 
     Returns:
-        Laplacians of shape (B, C, C), exactly symmetric; float32, or float64 for float64 input.
+        Laplacians of shape (B, C, C), as symmetric as the weights; float32, or float64 for float64 input.
 
     Raises:
         ValueError: If the shape does not fit.
@@ -93,9 +90,48 @@ def normalized_laplacian(weights: Tensor) -> Tensor:
         (weights,) = widen(weights, name='weights')
         itself = torch.eye(weights.shape[-1], dtype=torch.bool, device=weights.device)
         weights = weights.masked_fill(itself, 0)
-        degree = weights.sum(-1)
-        with torch.no_grad():
-            isolated = degree <= degree.amax(-1, keepdim=True) * torch.finfo(degree.dtype).eps
-        root = torch.where(isolated, 0, torch.where(isolated, 1, degree).rsqrt())
+        live, root = _inverse_root_degree(weights)
         edges = weights * (root.unsqueeze(-1) * root.unsqueeze(-2))
-        return torch.diag_embed((~isolated).to(edges.dtype)) - edges
+        return torch.diag_embed(live) - edges
+
+
+def laplacian_product(weights: Tensor, block: Tensor) -> Tensor:
+    r"""The Laplacian of :func:`normalized_laplacian` times a few vectors, without forming it.
+
+    For a block of few columns this, and its gradient, costs a fraction of the passes over (B, C, C) tensors.
+
+    Args:
+        weights: Symmetric weights of shape (B, C, C), >= 0, with a diagonal of zeros, as :func:`adjacency` gives them.
+        block: Vectors of shape (B, C, k), as columns.
+
+    Returns:
+        Tensor of shape (B, C, k); float32, or float64 if one of both is.
+
+    Raises:
+        ValueError: If a shape does not fit.
+
+    Example:
+        >>> import torch
+        >>> weights = torch.tensor([[[0.0, 4.0, 0.0], [4.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+        >>> laplacian_product(weights, torch.tensor([[[1.0], [0.0], [5.0]]]))
+        tensor([[[ 1.],
+                 [-1.],
+                 [ 0.]]])
+    """
+    check_square('weights', weights)
+    if block.dim() != 3 or block.shape[:2] != weights.shape[:2]:
+        accepted = f'({weights.shape[0]}, {weights.shape[1]}, k)'
+        raise argument_error('block', f'shape {tuple(block.shape)}', accepted)
+    with no_autocast(weights):
+        weights, block = widen(weights, block, name='weights, block')
+        live, root = (x.unsqueeze(-1) for x in _inverse_root_degree(weights))
+        return live * block - root * (weights @ (root * block))
+
+
+def _inverse_root_degree(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """1 where a vertex has edges and 0 where not, and degree ** -0.5 or 0; both (B, C)."""
+    degree = weights.sum(-1)
+    with torch.no_grad():
+        isolated = degree <= degree.amax(-1, keepdim=True) * torch.finfo(degree.dtype).eps
+    root = torch.where(isolated, 0, torch.where(isolated, 1, degree).rsqrt())
+    return (~isolated).to(degree.dtype), root

@@ -18,6 +18,7 @@ from .arguments import (
     check_same_shape,
     check_square,
 )
+from .laplacian import laplacian_product
 from .precision import no_autocast, widen
 from .solvers import DEGREE, MAX_BLOCK, MAX_SUBSPACE_RANK, exact_eigenpairs, subspace_eigenpairs
 
@@ -272,28 +273,69 @@ def residual_distance(
     check_square('laplacian_s', laplacian_s)
     check_same_shape('laplacian_t', laplacian_t, 'laplacian_s', laplacian_s)
     check_number('diffusion_time', diffusion_time)
-    values, vectors = spectrum_t
-    graphs, channels, _ = laplacian_s.shape
+    with no_autocast(laplacian_s):
+        laplacian_s, laplacian_t = widen(laplacian_s, laplacian_t.detach(), name='laplacian_s, laplacian_t')
+        embedding = _weighted_embedding(laplacian_t, spectrum_t, diffusion_time, taper)
+        residual = (laplacian_s - laplacian_t) @ embedding
+        return residual.square().sum((-2, -1)) / embedding.shape[-1]
+
+
+def residual_of_weights(
+    weights_s: Tensor,
+    laplacian_t: Tensor,
+    spectrum_t: Spectrum,
+    diffusion_time: float = 0.0,
+    taper: bool = False,
+) -> Tensor:
+    """:func:`residual_distance`, from the student's edge weights instead of its Laplacian.
+
+    The student's Laplacian is never formed: it is only needed times the embedding, and so is its gradient.
+
+    Args:
+        weights_s: Student's edge weights, (B, C, C), as :func:`adjacency` gives them. Gradient flows through them only.
+        laplacian_t: Teacher's Laplacians, (B, C, C).
+        spectrum_t: Teacher's eigenpairs, see :func:`residual_distance`.
+        diffusion_time: t >= 0.
+        taper: See :func:`residual_distance`.
+
+    Returns:
+        Distances of shape (B,), without unit.
+
+    Raises:
+        ValueError: As :func:`residual_distance`.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]])
+        >>> spectrum = spectral_embedding(teacher, k=1)
+        >>> residual_of_weights(torch.tensor([[[0.0, 3.0], [3.0, 0.0]]]), teacher, spectrum).abs() < 1e-6
+        tensor([True])
+    """
+    check_square('weights_s', weights_s)
+    check_same_shape('laplacian_t', laplacian_t, 'weights_s', weights_s)
+    check_number('diffusion_time', diffusion_time)
+    with no_autocast(weights_s):
+        weights_s, laplacian_t = widen(weights_s, laplacian_t.detach(), name='weights_s, laplacian_t')
+        embedding = _weighted_embedding(laplacian_t, spectrum_t, diffusion_time, taper)
+        residual = laplacian_product(weights_s, embedding) - laplacian_t @ embedding
+        return residual.square().sum((-2, -1)) / embedding.shape[-1]
+
+
+def _weighted_embedding(laplacian: Tensor, spectrum: Spectrum, diffusion_time: float, taper: bool) -> Tensor:
+    """Eigenvectors (B, C, k) times their weights, in the Laplacian's type and without gradient."""
+    values, vectors = (x.detach().to(laplacian.dtype) for x in spectrum)
+    graphs, channels, _ = laplacian.shape
     if vectors.dim() != 3 or vectors.shape[:2] != (graphs, channels) or vectors.shape[2] <= int(taper):
         accepted = f'({graphs}, {channels}, k) with k >= {1 + int(taper)}'
         raise argument_error('spectrum_t', f'vectors of shape {tuple(vectors.shape)}', accepted)
     if values.shape != (graphs, vectors.shape[2]):
         accepted = f'({graphs}, {vectors.shape[2]})'
         raise argument_error('spectrum_t', f'values of shape {tuple(values.shape)}', accepted)
-    with no_autocast(laplacian_s):
-        laplacian_s, laplacian_t, values, vectors = widen(
-            laplacian_s,
-            laplacian_t.detach(),
-            values.detach(),
-            vectors.detach(),
-            name='laplacian_s, laplacian_t',
-        )
-        count, weight = vectors.shape[-1], torch.exp(-diffusion_time * values)
-        if taper:
-            count, last = count - 1, values[:, -1:]
-            weight = weight * ((last - values).clamp(min=0) / (last - values[:, :1]).clamp(min=LEAST_SPREAD))
-        weighted = vectors[..., :count] * weight[:, None, :count]
-        return ((laplacian_s - laplacian_t) @ weighted).square().sum((-2, -1)) / count
+    count, weight = vectors.shape[-1], torch.exp(-diffusion_time * values)
+    if taper:
+        count, last = count - 1, values[:, -1:]
+        weight = weight * ((last - values).clamp(min=0) / (last - values[:, :1]).clamp(min=LEAST_SPREAD))
+    return vectors[..., :count] * weight[:, None, :count]
 
 
 def heat_distance(laplacian_s: Tensor, laplacian_t: Tensor, diffusion_time: float = 1.0) -> Tensor:

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from mmkd_graph.graph import (
     adjacency,
-    affinity_from_unit,
     channel_attention,
+    channel_graphs,
     heat_distance,
     normalized_laplacian,
     projection_distance,
     relational_attention,
-    residual_distance,
+    residual_of_weights,
     spatial_attention,
     spectral_embedding,
-    unit_vertices,
 )
 from mmkd_graph.graph.solvers import MAX_BLOCK, MAX_SUBSPACE_RANK
 from mmkd_graph.registry import MODELS
@@ -154,19 +153,16 @@ class ChannelGraphLoss(PyramidLoss):
         terms: dict[str, Tensor] = {}
         # Graphs of equally many channels are compared in one go, whatever level they come from.
         graphs: dict[int, list[tuple[float, Tensor, Tensor]]] = {}
-        kind = 'pearson' if self.affinity == 'pearson' else 'cosine'
+        edges = bool(self.edge_weight or self.spectral_weight)
         with torch.autocast(student[0].device.type, enabled=False):
             for share, s, t in zip(shares, student, teacher, strict=True):
                 s, t = s.float(), t.detach().float()
                 position = spatial_attention(t, self.temperature) if self.spatial_attention else None
-                unit_s = unit_vertices(s, kind, position, self.graph)
-                unit_t = unit_vertices(t, kind, position, self.graph)
+                affinity_s, affinity_t, cosine = channel_graphs(s, t, self.affinity, position, self.graph, edges)
                 if self.vertex_weight:
-                    value = share * self._vertex(s, t, unit_s, unit_t, position)
-                    terms['vertex'] = terms.get('vertex', 0) + value
-                if self.edge_weight or self.spectral_weight:
-                    pair = affinity_from_unit(unit_s, self.affinity), affinity_from_unit(unit_t, self.affinity)
-                    graphs.setdefault(s.shape[1], []).append((share, *pair))
+                    terms['vertex'] = terms.get('vertex', 0) + share * self._vertex(s, t, cosine, position)
+                if edges:
+                    graphs.setdefault(s.shape[1], []).append((share, affinity_s, affinity_t))
             for group in graphs.values():
                 part, affinities_s, affinities_t = zip(*group, strict=True)
                 sizes = [len(a) for a in affinities_s]
@@ -176,16 +172,14 @@ class ChannelGraphLoss(PyramidLoss):
         weights = dict(vertex=self.vertex_weight, edge=self.edge_weight, spectral=self.spectral_weight)
         return {name: weights[name] * value for name, value in terms.items()}
 
-    def _vertex(
-        self, student: Tensor, teacher: Tensor, unit_s: Tensor, unit_t: Tensor, position: Tensor | None
-    ) -> Tensor:
+    def _vertex(self, student: Tensor, teacher: Tensor, cosine: Tensor, position: Tensor | None) -> Tensor:
         if self.vertex == 'raw':
             distance = (student - teacher).square()
             if position is not None:
                 distance = distance * position
             distance = distance.mean(dim=(2, 3))
         else:
-            distance = 1 - (unit_s * unit_t).sum(dim=2)
+            distance = 1 - cosine
         if self.channel_attention:
             attention = channel_attention(teacher, self.temperature).flatten(1)
             if distance.shape[0] != attention.shape[0]:  # one graph per batch
@@ -202,19 +196,19 @@ class ChannelGraphLoss(PyramidLoss):
                 squared = squared * relational_attention(affinity_t, self.temperature)
             distances['edge'] = squared.mean(dim=(1, 2))
         if self.spectral_weight:
-            laplacian_s, laplacian_t = (
-                normalized_laplacian(adjacency(a, self.weights, self.knn)) for a in (affinity_s, affinity_t)
+            distances['spectral'] = self._spectral(
+                adjacency(affinity_s, self.weights, self.knn), adjacency(affinity_t, self.weights, self.knn)
             )
-            distances['spectral'] = self._spectral(laplacian_s, laplacian_t)
         return distances
 
-    def _spectral(self, laplacian_s: Tensor, laplacian_t: Tensor) -> Tensor:
+    def _spectral(self, weights_s: Tensor, weights_t: Tensor) -> Tensor:
         time, options = self.diffusion_time, dict(solver=self.solver, skip_trivial=self.skip_trivial)
+        laplacian_t = normalized_laplacian(weights_t)
         if self.distance == 'heat':
-            return heat_distance(laplacian_s, laplacian_t, time)
+            return heat_distance(normalized_laplacian(weights_s), laplacian_t, time)
         if self.distance == 'projection':
-            return projection_distance(laplacian_s, laplacian_t, self.k, time, **options)
+            return projection_distance(normalized_laplacian(weights_s), laplacian_t, self.k, time, **options)
         # With no eigenpair left out there is nothing to taper towards.
         taper = self._tapers and self.k < laplacian_t.shape[-1] - int(self.skip_trivial)
         spectrum = spectral_embedding(laplacian_t, self.k + int(taper), **options)
-        return residual_distance(laplacian_s, laplacian_t, spectrum, time, taper)
+        return residual_of_weights(weights_s, laplacian_t, spectrum, time, taper)

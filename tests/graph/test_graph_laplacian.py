@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csgraph
 
-from mmkd_graph.graph import adjacency, channel_affinity, normalized_laplacian
+from mmkd_graph.graph import adjacency, channel_affinity, laplacian_product, normalized_laplacian
 
 MODES = ('clamp', 'shift', 'abs')
 
@@ -120,6 +120,21 @@ def test_isolated_vertex_has_a_zero_row_and_a_finite_gradient():
     assert weights.grad.isfinite().all() and weights.grad.any()
 
 
+@pytest.mark.parametrize('mode', MODES)
+def test_product_without_the_laplacian_is_the_product_with_it(mode):
+    affinity = affinity_of(6)
+    affinity[:, 2] = affinity[:, :, 2] = -1 if mode == 'shift' else 0  # an isolated vertex
+    block = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(1), dtype=affinity.dtype)
+    found, grads = [], []
+    for product in (laplacian_product, lambda w, x: normalized_laplacian(w) @ x):
+        affinity = affinity.detach().requires_grad_()
+        found.append(product(adjacency(affinity, mode), block))
+        grads.append(torch.autograd.grad(found[-1].square().sum(), affinity)[0])
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*grads)
+    assert not found[0][:, 2].any() and grads[0].any()
+
+
 @pytest.mark.parametrize('c', [1, 5])
 def test_graph_without_edges(c):
     weights = torch.zeros(2, c, c, requires_grad=True)
@@ -141,6 +156,7 @@ def test_gradcheck(mode):
         (lambda a: adjacency(a, knn=0), r'knn: got 0, accepted is an integer >= 1'),
         (lambda a: adjacency(a, knn=2.5), r'knn: got 2.5'),
         (lambda a: adjacency(a[0]), r'affinity: got shape \(7, 7\)'),
+        (lambda a: laplacian_product(a, a[:, :3]), r'block: got shape \(2, 3, 7\), accepted is \(2, 7, k\)'),
         (lambda a: normalized_laplacian(a[:, :3]), r'weights: got shape \(2, 3, 7\)'),
     ],
 )

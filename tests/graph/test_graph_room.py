@@ -47,6 +47,9 @@ def run_all(features):
     results += [graph.relational_attention(affinity)]
     results += [graph.projection_distance(other, laplacian, 4, solver=solver) for solver in ('exact', 'subspace')]
     results += [graph.residual_distance(other, laplacian, spectrum), graph.heat_distance(other, laplacian)]
+    results += [graph.residual_of_weights(graph.adjacency(affinity), laplacian, spectrum)]
+    results += [graph.laplacian_product(graph.adjacency(affinity), spectrum.vectors)]
+    results += [*graph.channel_graphs(features, features.flip(1), weight=graph.spatial_attention(features))]
     return results
 
 

@@ -17,6 +17,7 @@ from mmkd_graph.graph import (
     normalized_laplacian,
     projection_distance,
     residual_distance,
+    residual_of_weights,
     spectral_embedding,
     spectral_projector,
 )
@@ -148,6 +149,21 @@ def test_tapered_residual_distance_ignores_eigenvalues_equal_but_for_rounding():
     values, vectors = exact_eigenpairs(normalized_laplacian(clique))
     spectrum = Spectrum(values[:, 1:5], vectors[..., 1:5])
     assert residual_distance(torch.eye(6)[None], normalized_laplacian(clique), spectrum, taper=True) < 1e-6
+
+
+@pytest.mark.parametrize('taper', [True, False])
+@pytest.mark.parametrize('time', [0.0, 1.5])
+def test_residual_of_weights_is_the_residual_of_their_laplacian(taper, time):
+    teacher, student = random_laplacian(2), adjacency(channel_affinity(random_features(3)), 'shift')
+    spectrum = spectral_embedding(teacher, 4)
+    values, grads = [], []
+    for side, distance in ((lambda x: x, residual_of_weights), (normalized_laplacian, residual_distance)):
+        weights = student.clone().requires_grad_()
+        values.append(distance(side(weights), teacher, spectrum, time, taper))
+        # Only one of the two ignores a diagonal other than 0.
+        grads.append(torch.autograd.grad(values[-1].sum(), weights)[0] * (1 - torch.eye(8)))
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*grads)
 
 
 def test_heat_distance_is_the_residual_over_the_whole_spectrum():
