@@ -1,6 +1,17 @@
 """Distillation losses: one file per method, one registered class each."""
 
 from .channel_graph_loss import ChannelGraphLoss
+from .channel_wise_loss import ChannelWiseLoss
+from .feature_mse_loss import FeatureMSELoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
+from .pearson_loss import PearsonLoss
 
-__all__ = ['ChannelGraphLoss', 'DistillContext', 'PyramidLoss', 'PyramidSpec']
+__all__ = [
+    'ChannelGraphLoss',
+    'ChannelWiseLoss',
+    'DistillContext',
+    'FeatureMSELoss',
+    'PearsonLoss',
+    'PyramidLoss',
+    'PyramidSpec',
+]
