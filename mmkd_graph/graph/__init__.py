@@ -3,6 +3,7 @@
 from .affinity import affinity_from_unit, channel_affinity, unit_vertices
 from .attention import channel_attention, relational_attention, spatial_attention
 from .laplacian import adjacency, normalized_laplacian
+from .masks import background_mask, foreground_mask
 from .spectral import (
     Spectrum,
     heat_distance,
@@ -16,8 +17,10 @@ __all__ = [
     'Spectrum',
     'adjacency',
     'affinity_from_unit',
+    'background_mask',
     'channel_affinity',
     'channel_attention',
+    'foreground_mask',
     'heat_distance',
     'normalized_laplacian',
     'projection_distance',

@@ -3,6 +3,7 @@
 from .channel_graph_loss import ChannelGraphLoss
 from .channel_wise_loss import ChannelWiseLoss
 from .feature_mse_loss import FeatureMSELoss
+from .focal_global_loss import FocalGlobalLoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
 from .pearson_loss import PearsonLoss
 
@@ -11,6 +12,7 @@ __all__ = [
     'ChannelWiseLoss',
     'DistillContext',
     'FeatureMSELoss',
+    'FocalGlobalLoss',
     'PearsonLoss',
     'PyramidLoss',
     'PyramidSpec',

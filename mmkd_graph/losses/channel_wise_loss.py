@@ -51,5 +51,5 @@ class ChannelWiseLoss(PyramidLoss):
             with no_autocast(s):
                 s, t = (F.log_softmax(x.flatten(2) / self.tau, dim=-1) for x in widen(s, t))
                 divergence = F.kl_div(s, t, reduction='sum', log_target=True)
-                total = total + self.tau**2 * divergence / max(s.shape[0] * s.shape[1], 1)
+                total = total + self.tau**2 * divergence / (s.shape[0] * s.shape[1])
         return {'divergence': self.divergence_weight * total}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.graph.precision import no_autocast, widen
@@ -44,6 +45,5 @@ class FeatureMSELoss(PyramidLoss):
         total = 0
         for s, t in zip(student, teacher, strict=True):
             with no_autocast(s):
-                s, t = widen(s, t)
-                total = total + (s - t).square().sum() / max(s.numel(), 1)
+                total = total + F.mse_loss(*widen(s, t))
         return {'mse': self.mse_weight * total}

@@ -55,6 +55,6 @@ class PearsonLoss(PyramidLoss):
                 s, t = (unit_vertices(x, 'pearson', per='batch') for x in (s, t))
                 _, channels, values = s.shape
                 # Unit variance is a norm of sqrt(m - 1); the vertices have norm 1.
-                share = max(values - 1, 0) / (2 * max(values, 1) * channels)
+                share = (values - 1) / (2 * values * channels)
                 total = total + share * (s - t).square().sum()
         return {'pearson': self.pearson_weight * total}
