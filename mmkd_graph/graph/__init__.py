@@ -3,7 +3,7 @@
 from .affinity import affinity_from_unit, channel_affinity, unit_vertices
 from .attention import channel_attention, relational_attention, spatial_attention
 from .laplacian import adjacency, normalized_laplacian
-from .masks import background_mask, foreground_mask
+from .masks import background_mask, foreground_mask, random_mask
 from .spectral import (
     Spectrum,
     heat_distance,
@@ -24,6 +24,7 @@ __all__ = [
     'heat_distance',
     'normalized_laplacian',
     'projection_distance',
+    'random_mask',
     'relational_attention',
     'residual_distance',
     'spatial_attention',

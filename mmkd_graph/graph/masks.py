@@ -77,6 +77,36 @@ def background_mask(foreground: Tensor) -> Tensor:
     return background / background.sum((2, 3), keepdim=True).clamp(min=1)
 
 
+def random_mask(count: int, size: tuple[int, int], ratio: float, generator: torch.Generator) -> Tensor:
+    """Hide each position of each image with probability ``ratio``, in all channels together.
+
+    Args:
+        count: Number N of images.
+        size: (H, W) of the level in cells.
+        ratio: Probability that a position is hidden, in [0, 1].
+        generator: Where the random numbers come from; the global generators are left alone.
+
+    Returns:
+        Mask of shape (N, 1, H, W), float32, on the generator's device: 0 where hidden, 1 elsewhere.
+
+    Raises:
+        ValueError: If ``ratio`` is not in [0, 1].
+
+    Source: MGD, arXiv 2205.01529.
+
+    Example:
+        >>> import torch
+        >>> random_mask(1, (2, 6), 0.65, torch.Generator().manual_seed(0))
+        tensor([[[[0., 1., 0., 0., 0., 0.],
+                  [0., 1., 0., 0., 0., 0.]]]])
+    """
+    check_number('ratio', ratio)
+    if ratio > 1:
+        raise argument_error('ratio', ratio, 'a number in [0, 1]')
+    drawn = torch.rand(count, 1, *size, generator=generator, device=generator.device)
+    return (drawn >= ratio).float()
+
+
 def _between(positions: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Which of (L,) positions lie in the closed ranges (N, B): (N, B, L)."""
     return (positions >= first.unsqueeze(-1)) & (positions <= last.unsqueeze(-1))

@@ -5,6 +5,7 @@ from .channel_wise_loss import ChannelWiseLoss
 from .feature_mse_loss import FeatureMSELoss
 from .focal_global_loss import FocalGlobalLoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
+from .masked_generative_loss import MaskedGenerativeLoss
 from .pearson_loss import PearsonLoss
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     'DistillContext',
     'FeatureMSELoss',
     'FocalGlobalLoss',
+    'MaskedGenerativeLoss',
     'PearsonLoss',
     'PyramidLoss',
     'PyramidSpec',

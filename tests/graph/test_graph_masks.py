@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_graph.graph import background_mask, foreground_mask
+from mmkd_graph.graph import background_mask, foreground_mask, random_mask
 
 
 def loops(boxes, size, stride):
@@ -80,3 +80,13 @@ def test_half_precision_boxes_give_a_float32_mask():
 def test_bad_arguments_are_named(arguments, word):
     with pytest.raises(ValueError, match=word):
         foreground_mask(*arguments)
+
+
+def test_random_mask_hides_the_ratio_it_is_given_and_depends_on_its_generator_alone():
+    for ratio in (0.0, 0.3, 1.0):
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
+        one, same, other = (random_mask(2, (80, 90), ratio, generator) for generator in generators)
+        assert torch.equal(one, same) and torch.equal(one, other) == (ratio in (0, 1))
+        assert 1 - one.mean().item() == pytest.approx(ratio, abs=0.02)
+    with pytest.raises(ValueError, match='ratio'):
+        random_mask(1, (2, 2), 1.5, torch.Generator())

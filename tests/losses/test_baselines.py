@@ -16,19 +16,21 @@ from mmkd_graph.losses import (
     DistillContext,
     FeatureMSELoss,
     FocalGlobalLoss,
+    MaskedGenerativeLoss,
     PearsonLoss,
     PyramidSpec,
 )
 
-BASELINES = [FeatureMSELoss, ChannelWiseLoss, PearsonLoss, FocalGlobalLoss]
+BASELINES = [FeatureMSELoss, ChannelWiseLoss, PearsonLoss, FocalGlobalLoss, MaskedGenerativeLoss]
 TERMS = {
     'FeatureMSELoss': {'mse'},
     'ChannelWiseLoss': {'divergence'},
     'PearsonLoss': {'pearson'},
     'FocalGlobalLoss': {'foreground', 'background', 'attention', 'relation'},
+    'MaskedGenerativeLoss': {'generation'},
 }
 # Equal pyramids cost nothing; a generation block has to learn even that.
-EXACT = BASELINES
+EXACT = BASELINES[:-1]
 STRIDES = (8, 16)
 CHANNELS = 6
 
