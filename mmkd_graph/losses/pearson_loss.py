@@ -21,8 +21,8 @@ class PearsonLoss(PyramidLoss):
     over channels, r their Pearson correlation; positive rescaling and shifting of any channel changes nothing (PKD,
     arXiv 2207.02039).
 
-    The paper divides by m, the authors' code (mmrazor) by the m - 1 of the unbiased variance and adds 1e-6 to the
-    standard deviation. This follows the code, except that instead of the 1e-6 a dead channel (see
+    The paper's 1 - r would need a variance over m; the authors' code (mmrazor) has the unbiased one, over m - 1, and
+    adds 1e-6 to the standard deviation. This follows the code, except that instead of the 1e-6 a dead channel (see
     :func:`~mmkd_graph.graph.unit_vertices`) becomes zeros that pass no gradient; theirs would be up to a million times
     that of its neighbours, and is NaN where m = 1.
 
