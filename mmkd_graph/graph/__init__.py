@@ -3,6 +3,7 @@
 from .affinity import affinity_from_unit, channel_affinity, unit_vertices
 from .attention import channel_attention, relational_attention, spatial_attention
 from .laplacian import adjacency, laplacian_product, normalized_laplacian
+from .masks import background_mask, foreground_mask, random_mask
 from .matching import ChannelGraphs, channel_graphs
 from .spectral import (
     Spectrum,
@@ -19,13 +20,16 @@ __all__ = [
     'Spectrum',
     'adjacency',
     'affinity_from_unit',
+    'background_mask',
     'channel_affinity',
     'channel_attention',
     'channel_graphs',
+    'foreground_mask',
     'heat_distance',
     'laplacian_product',
     'normalized_laplacian',
     'projection_distance',
+    'random_mask',
     'relational_attention',
     'residual_distance',
     'residual_of_weights',

@@ -1,6 +1,21 @@
 """Distillation losses: one file per method, one registered class each."""
 
 from .channel_graph_loss import ChannelGraphLoss
+from .channel_wise_loss import ChannelWiseLoss
+from .feature_mse_loss import FeatureMSELoss
+from .focal_global_loss import FocalGlobalLoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
+from .masked_generative_loss import MaskedGenerativeLoss
+from .pearson_loss import PearsonLoss
 
-__all__ = ['ChannelGraphLoss', 'DistillContext', 'PyramidLoss', 'PyramidSpec']
+__all__ = [
+    'ChannelGraphLoss',
+    'ChannelWiseLoss',
+    'DistillContext',
+    'FeatureMSELoss',
+    'FocalGlobalLoss',
+    'MaskedGenerativeLoss',
+    'PearsonLoss',
+    'PyramidLoss',
+    'PyramidSpec',
+]

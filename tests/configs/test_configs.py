@@ -15,6 +15,9 @@ from mmengine.hub import get_config
 from mmengine.registry import DATASETS, MODELS
 from PIL import Image
 
+from mmkd_graph.losses import PyramidSpec
+from mmkd_graph.registry import MODELS as KD_MODELS
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 DISTILLED = [path for path in CONFIGS if 'GraphDistiller' in (ROOT / path).read_text()]
@@ -125,6 +128,13 @@ def test_student_and_teacher_can_be_built(path):
     for model in (config.model.student, teacher_config(config).model):
         detector = MODELS.build(without_weights(model))
         assert detector.with_neck
+
+
+@pytest.mark.parametrize('path', DISTILLED)
+def test_losses_can_be_built(path):
+    for name, loss in read(path).model.losses.items():
+        loss = KD_MODELS.build({key: value for key, value in loss.items() if key != 'loss_weight'})
+        loss.bind(PyramidSpec((8, 16), (64, 64), (64, 64), name))
 
 
 @pytest.fixture

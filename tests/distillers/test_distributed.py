@@ -51,7 +51,11 @@ def build(checkpoint: str) -> Any:
             type='mmkd_graph.GraphDistiller',
             student=student,
             teacher=dict(config=tiny_retinanet(base_channels=16, fpn_channels=32), checkpoint=checkpoint),
-            losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4)),
+            losses=dict(
+                crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4),
+                cwd=dict(type='mmkd_graph.ChannelWiseLoss'),
+                fgd=dict(type='mmkd_graph.FocalGlobalLoss'),
+            ),
         )
     )
     model.init_weights()
