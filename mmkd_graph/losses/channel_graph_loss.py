@@ -51,7 +51,8 @@ class ChannelGraphLoss(PyramidLoss):
         weights: how the affinity becomes non-negative edge weights: ``'clamp'``, ``'shift'`` or ``'abs'``.
         knn: keep only the edges to each channel's nearest neighbours; ``None`` keeps all.
         k: number of eigenvectors in the embedding, at most the channels less one.
-        skip_trivial: leave the eigenvector of the smallest eigenvalue out.
+        skip_trivial: leave the eigenvector of the smallest eigenvalue out. Of a graph of several components that is an
+            arbitrary one; ``weights='shift'`` makes every graph connected.
         distance: ``'residual'`` (the teacher's embedding in the student's Laplacian; no eigensolver on the student),
             ``'projection'`` (the embeddings as subspaces; sees extra small eigenvalues of the student, which the
             residual does not), or ``'heat'`` (the residual over the whole spectrum, no eigensolver at all).

@@ -20,7 +20,7 @@ OPTIONS = [
     dict(distance='projection', solver='subspace'),
     dict(distance='heat', diffusion_time=2.0),
     dict(taper=False, solver='exact'),
-    dict(skip_trivial=True, solver='exact', diffusion_time=0.5),
+    dict(skip_trivial=True, weights='shift', solver='exact', diffusion_time=0.5),
     dict(spatial_attention=False, channel_attention=False, relational_attention=False),
 ]
 
