@@ -1,0 +1,336 @@
+"""Time and memory of one distilled training step, against the floor: student step + teacher ``extract_feat``.
+
+Whole steps through ``train_step`` (preprocessing, forward, backward, optimizer) on random images and random weights.
+Every round measures the student alone, the teacher's features alone and every path once, in changing order; the ratio
+``path / (student + teacher)`` is taken within the round. Three paths are plain readings of how it is done elsewhere:
+
+- ``whole teacher``: the teacher runs its head and losses too;
+- ``eigh with autograd``: both spectral embeddings by ``torch.linalg.eigh``, level by level, differentiated;
+- ``recomputed``: every term computes attention and affinity for itself.
+
+Peak memory is CUDA's own count, or on a CPU that of a process per path (``--memory``), over what importing takes.
+
+Example:
+    python tools/benchmark/step_time.py --rounds 20 --memory
+    python tools/benchmark/step_time.py --paths crg --rounds 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.structures import DetDataSample
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from timing import Spread, alternate, machine
+
+from mmkd_graph import graph
+from mmkd_graph.distillers.taps import as_pyramid, recorded
+from mmkd_graph.distillers.teacher import FrozenTeacher, resolve_model_config
+from mmkd_graph.losses.interface import DistillContext, Pyramid, PyramidLoss
+from mmkd_graph.registry import MODELS
+
+
+@MODELS.register_module()
+class NoLoss(PyramidLoss):
+    """Teacher and student run, nothing is compared: what memory is measured against."""
+
+    def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
+        return {}
+
+
+@MODELS.register_module()
+class PlainChannelGraphLoss(PyramidLoss):
+    """CRG written down term by term, as a reference for time.
+
+    Args:
+        eigh: compare the embeddings as subspaces, both by ``torch.linalg.eigh`` with autograd on the student's.
+    """
+
+    def __init__(self, eigh: bool) -> None:
+        super().__init__()
+        self.eigh = eigh
+
+    def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for s, t in zip(student, teacher, strict=True):
+            s, t = s.float(), t.float()
+            for name, term in (('vertex', self._vertex), ('edge', self._edge), ('spectral', self._spectral)):
+                terms[name] = terms.get(name, 0) + term(s, t) / len(student)
+        return terms
+
+    @staticmethod
+    def _vertex(s: Tensor, t: Tensor) -> Tensor:
+        position, channel = graph.spatial_attention(t), graph.channel_attention(t).flatten(1)
+        matched = (graph.unit_vertices(s, weight=position) * graph.unit_vertices(t, weight=position)).sum(-1)
+        return ((1 - matched) * channel).mean()
+
+    @staticmethod
+    def _affinities(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        position = graph.spatial_attention(t)
+        return graph.channel_affinity(s, weight=position), graph.channel_affinity(t, weight=position)
+
+    def _edge(self, s: Tensor, t: Tensor) -> Tensor:
+        affinity_s, affinity_t = self._affinities(s, t)
+        return ((affinity_s - affinity_t).square() * graph.relational_attention(affinity_t)).mean()
+
+    def _spectral(self, s: Tensor, t: Tensor) -> Tensor:
+        laplacian_s, laplacian_t = (graph.normalized_laplacian(graph.adjacency(a)) for a in self._affinities(s, t))
+        if not self.eigh:
+            spectrum = graph.spectral_embedding(laplacian_t, 17, 'subspace')
+            return graph.residual_distance(laplacian_s, laplacian_t, spectrum, taper=True).mean()
+        if laplacian_s.requires_grad:
+            laplacian_s.register_hook(torch.nan_to_num)  # repeated eigenvalues
+        vectors_s, vectors_t = (torch.linalg.eigh(x).eigenvectors[..., :16] for x in (laplacian_s, laplacian_t))
+        overlap = (vectors_t.mT @ vectors_s).square().sum((-2, -1))
+        return (1 - overlap / vectors_s.shape[-1]).mean()
+
+
+class WholeTeacher:
+    """A frozen teacher that runs its head and its losses as well."""
+
+    def __init__(self, teacher: FrozenTeacher, samples: list) -> None:
+        self._teacher, self._samples = teacher, samples
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._teacher, name)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        teacher = self._teacher
+        with recorded(teacher.model.get_submodule(teacher.tap)) as outputs:
+            teacher.model.loss(inputs, self._samples)
+        return as_pyramid(outputs[-1], 'teacher')
+
+
+CRG = 'mmkd_graph.ChannelGraphLoss'
+PATHS: dict[str, dict] = {
+    'no loss': dict(type='NoLoss'),
+    'crg': dict(type=CRG),
+    'crg, vertex': dict(type=CRG, edge_weight=0, spectral_weight=0),
+    'crg, edge': dict(type=CRG, vertex_weight=0, spectral_weight=0),
+    'crg, spectral': dict(type=CRG, vertex_weight=0, edge_weight=0),
+    'crg, exact solver': dict(type=CRG, solver='exact'),
+    'crg, projection': dict(type=CRG, distance='projection'),
+    'crg, heat': dict(type=CRG, distance='heat', diffusion_time=1.0),
+    'crg, graph of the batch': dict(type=CRG, graph='batch'),
+    'whole teacher': dict(type=CRG),
+    'eigh with autograd': dict(type='PlainChannelGraphLoss', eigh=True),
+    'recomputed': dict(type='PlainChannelGraphLoss', eigh=False),
+}
+
+
+def batch(count: int, size: tuple[int, int], boxes: int, classes: int) -> dict[str, list]:
+    """Random images of ``size`` (H, W) in pixels with random boxes."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = size
+    data: dict[str, list] = dict(inputs=[], data_samples=[])
+    for index in range(count):
+        corner = torch.rand(boxes, 2, generator=generator) * torch.tensor([0.7 * width, 0.7 * height])
+        extent = torch.rand(boxes, 2, generator=generator) * torch.tensor([0.25 * width, 0.25 * height]) + 8
+        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=index))
+        labels = torch.randint(classes, (boxes,), generator=generator)
+        sample.gt_instances = InstanceData(bboxes=torch.cat([corner, corner + extent], 1), labels=labels)
+        data['inputs'].append(torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator))
+        data['data_samples'].append(sample)
+    return data
+
+
+class Bench:
+    """Models and steps of one configuration."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, torch.device(args.device)
+        init_default_scope('mmdet')
+        torch.manual_seed(0)
+        self._student_config = resolve_model_config(args.student, '--student')
+        self._teacher_config = resolve_model_config(args.teacher, '--teacher')
+        self.student = MMDET_MODELS.build(copy.deepcopy(self._student_config)).to(self.device).train()
+        self.teacher: FrozenTeacher | None = None
+        classes = self.student.bbox_head.num_classes if hasattr(self.student, 'bbox_head') else 1
+        self._data = batch(args.batch, tuple(args.size), args.boxes, classes)
+
+    def step(self, model: nn.Module) -> Callable[[], object]:
+        """One training step of a model, through ``train_step`` and an optimizer of its own."""
+        config: dict[str, Any] = dict(optimizer=dict(type='SGD', lr=1e-6, momentum=0.9))
+        if self.args.dtype != 'float32':
+            config |= dict(type='AmpOptimWrapper', dtype=self.args.dtype)
+        wrapper = build_optim_wrapper(model, config)
+        data = copy.deepcopy(self._data)
+        return lambda: model.train_step(data, wrapper)
+
+    def distiller(self, loss: Mapping) -> nn.Module:
+        """The student in a distiller with one loss; all distillers share the teacher."""
+        teacher = dict(config=self._teacher_config, strict=False)
+        config = dict(
+            type='mmkd_graph.GraphDistiller', student=self._student_config, teacher=teacher, losses=dict(kd=loss)
+        )
+        model = MMDET_MODELS.build(copy.deepcopy(config))
+        if self.teacher is not None:
+            object.__setattr__(model, '_teacher', self.teacher)
+        self.teacher = model.teacher
+        return model.to(self.device).train()
+
+    def path(self, name: str) -> Callable[[], object]:
+        model = self.distiller(PATHS[name])
+        if name == 'whole teacher':
+            samples = self._prepared(model)[1]
+            object.__setattr__(model, '_teacher', WholeTeacher(model.teacher, samples))
+        return self.step(model)
+
+    def features(self) -> Callable[[], object]:
+        """The teacher's ``extract_feat`` on a preprocessed batch."""
+        inputs, _ = self._prepared(self.student)
+        enabled = self.args.dtype != 'float32'
+        dtype = getattr(torch, self.args.dtype) if enabled else None
+
+        def run() -> None:
+            with torch.autocast(self.device.type, dtype=dtype, enabled=enabled):
+                self.teacher(inputs)
+
+        return run
+
+    def _prepared(self, model: nn.Module) -> tuple[Tensor, list]:
+        data = model.data_preprocessor(copy.deepcopy(self._data), True)
+        return data['inputs'], data['data_samples']
+
+
+def resident() -> int:
+    """Resident memory of this process in bytes."""
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE')
+
+
+def memory_of(name: str, args: argparse.Namespace) -> int:
+    """Peak resident memory of three steps, in bytes over what importing took; for a process of its own."""
+    before = resident()
+    run = Bench(args).path(name)
+    for _ in range(3):
+        run()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def memories(names: list[str]) -> dict[str, int]:
+    """:func:`memory_of` in fresh processes whose allocator gives large blocks back at once."""
+    found = {}
+    environment = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
+    for name in names:
+        command = [sys.executable, __file__, *sys.argv[1:], '--memory-of', name]
+        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        found[name] = int(output.rsplit('MEMORY ', 1)[1])
+        print(f'{name}: {found[name] / 2**20:.0f} MiB', flush=True)
+    return found
+
+
+def report(args: argparse.Namespace, seconds: dict[str, list[float]], peaks: dict[str, int], where: str) -> str:
+    floor = [a + b for a, b in zip(seconds['student'], seconds['teacher'], strict=True)]
+    lines = [
+        '| path | seconds | ratio to student + teacher | 95 % interval | peak memory, MiB | over no loss |',
+        '|---|---:|---:|---:|---:|---:|',
+    ]
+    base = peaks.get('no loss')
+    for name, values in seconds.items():
+        ratio = interval = ''
+        if name not in ('student', 'teacher'):
+            spread = Spread.of([value / low for value, low in zip(values, floor, strict=True)])
+            ratio, interval = f'{spread.median:.3f}', f'{spread.low:.3f} to {spread.high:.3f}'
+        peak = f'{peaks[name] / 2**20:.0f}' if name in peaks else ''
+        over = f'{peaks[name] / base:.3f}' if base and name in peaks and ratio else ''
+        lines.append(f'| {name} | {Spread.of(values).median:.3f} | {ratio} | {interval} | {peak} | {over} |')
+    height, width = args.size
+    lines += [
+        '',
+        f'{args.student} <- {args.teacher}, {args.batch} x 3 x {height} x {width}, {args.dtype}; medians of '
+        f'{args.rounds} alternating rounds on {where}.',
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def draw(seconds: dict[str, list[float]], where: str, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    names = [name for name in seconds if name not in ('student', 'teacher')]
+    floor = [a + b for a, b in zip(seconds['student'], seconds['teacher'], strict=True)]
+    spreads = [Spread.of([v / f for v, f in zip(seconds[name], floor, strict=True)]) for name in names]
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.4 * len(names)), layout='constrained')
+    medians = [s.median for s in spreads]
+    errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+    axes.barh(names, medians, xerr=errors, color='#4477aa', error_kw=dict(capsize=3))
+    axes.axvline(1, color='black', linewidth=1, label='student step + teacher extract_feat')
+    axes.invert_yaxis()
+    axes.set_xlim(min(0.9, *medians), max(1.1, *(s.high for s in spreads)) * 1.02)
+    axes.set_xlabel('time of one step, as a ratio to the floor (median, 95 % interval)')
+    axes.set_title(f'What distillation adds to a step\n{where}', fontsize=10)
+    axes.legend(loc='lower right', fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--student', default='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', help='config')
+    parser.add_argument('--teacher', default='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', help='config')
+    parser.add_argument('--batch', type=int, default=2, help='images')
+    parser.add_argument('--size', type=int, nargs=2, default=(320, 320), metavar=('H', 'W'), help='in pixels')
+    parser.add_argument('--boxes', type=int, default=8, help='per image')
+    parser.add_argument(
+        '--paths', nargs='+', choices=list(PATHS), default=list(PATHS), metavar='PATH', help='to measure'
+    )
+    parser.add_argument('--rounds', type=int, default=20, help='measured rounds, at least 6')
+    parser.add_argument('--warmup', type=int, default=2, help='rounds before them')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
+    parser.add_argument('--memory', action='store_true', help='on a CPU: measure peak memory, a process per path')
+    parser.add_argument('--memory-of', choices=list(PATHS), help=argparse.SUPPRESS)
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark/step_time'), help='without suffix')
+    args = parser.parse_args(argv)
+    if args.rounds < 6:
+        parser.error('--rounds: an interval of the median needs at least 6')
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    if args.memory_of:
+        print(f'MEMORY {memory_of(args.memory_of, args)}')
+        return 0
+    bench = Bench(args)
+    steps = {'student': bench.step(bench.student)} | {name: bench.path(name) for name in args.paths}
+    steps = {'student': steps.pop('student'), 'teacher': bench.features(), **steps}
+    seconds, peaks = alternate(steps, args.rounds, args.warmup, bench.device)
+    if args.memory and bench.device.type == 'cpu':
+        peaks = memories(list(args.paths))
+    where = machine(bench.device)
+    text = report(args, seconds, peaks, where)
+    print(f'\n{text}')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.with_suffix('.md').write_text(text)
+    content = dict(
+        seconds=seconds, peak_bytes=peaks, machine=where, arguments={k: str(v) for k, v in vars(args).items()}
+    )
+    args.out.with_suffix('.json').write_text(json.dumps(content, indent=1))
+    draw(seconds, where, args.out.with_suffix('.png'))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Paired timings: every round measures every path once, in an order that changes, so that drift hits all alike."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the bounds of its 95 % confidence interval (order statistics; needs six values)."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        interval = stats.quantile_test(values, q=statistics.median(values), p=0.5).confidence_interval(0.95)
+        return cls(statistics.median(values), float(interval.low), float(interval.high))
+
+
+def alternate(
+    paths: Mapping[str, Callable[[], object]], rounds: int, warmup: int, device: torch.device, seed: int = 0
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of every path in every round, and on CUDA the peak of allocated memory in bytes.
+
+    Args:
+        paths: what to call.
+        rounds: measured rounds.
+        warmup: rounds before them.
+        device: what to wait for.
+        seed: of the order within each round.
+    """
+    order, shuffled = list(paths), random.Random(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    peaks: dict[str, int] = {}
+    for turn in range(-warmup, rounds):
+        shuffled.shuffle(order)
+        for name in order:
+            if device.type == 'cuda':
+                torch.cuda.synchronize(device)
+                torch.cuda.reset_peak_memory_stats(device)
+            begin = time.perf_counter()
+            paths[name]()
+            if device.type == 'cuda':
+                torch.cuda.synchronize(device)
+                peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated(device))
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - begin)
+        print(f'round {turn + 1} of {rounds}' if turn >= 0 else 'warm-up', flush=True)
+    return seconds, peaks
+
+
+def machine(device: torch.device) -> str:
+    """What the numbers were made on."""
+    if device.type == 'cuda':
+        what = torch.cuda.get_device_name(device)
+    else:
+        what = f'{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads'
+    return f'{what}, torch {torch.__version__}, Python {platform.python_version()}'
