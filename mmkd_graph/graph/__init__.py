@@ -11,20 +11,26 @@ from .spectral import (
     spectral_embedding,
     spectral_projector,
 )
+from .tuples import Tuples, center_divergence, pairwise_distance, semihard_tuples, tuple_divergence
 
 __all__ = [
     'Spectrum',
+    'Tuples',
     'adjacency',
     'affinity_from_unit',
+    'center_divergence',
     'channel_affinity',
     'channel_attention',
     'heat_distance',
     'normalized_laplacian',
+    'pairwise_distance',
     'projection_distance',
     'relational_attention',
     'residual_distance',
+    'semihard_tuples',
     'spatial_attention',
     'spectral_embedding',
     'spectral_projector',
+    'tuple_divergence',
     'unit_vertices',
 ]

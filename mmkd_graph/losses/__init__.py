@@ -2,5 +2,6 @@
 
 from .channel_graph_loss import ChannelGraphLoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
+from .relationship_matching_loss import RelationshipMatchingLoss
 
-__all__ = ['ChannelGraphLoss', 'DistillContext', 'PyramidLoss', 'PyramidSpec']
+__all__ = ['ChannelGraphLoss', 'DistillContext', 'PyramidLoss', 'PyramidSpec', 'RelationshipMatchingLoss']

@@ -47,6 +47,10 @@ def run_all(features):
     results += [graph.relational_attention(affinity)]
     results += [graph.projection_distance(other, laplacian, 4, solver=solver) for solver in ('exact', 'subspace')]
     results += [graph.residual_distance(other, laplacian, spectrum), graph.heat_distance(other, laplacian)]
+    embeddings, labels = features[0].flatten(1), torch.arange(features.shape[1]) % 4
+    tuples = graph.semihard_tuples(embeddings, labels, margin=0.5)
+    results += [graph.pairwise_distance(embeddings), graph.tuple_divergence(embeddings, embeddings.flip(0), tuples)]
+    results += [graph.center_divergence(embeddings[:, :4], embeddings, embeddings[:4])]
     return results
 
 
