@@ -3,6 +3,8 @@
 from .affinity import affinity_from_unit, channel_affinity, unit_vertices
 from .attention import channel_attention, relational_attention, spatial_attention
 from .laplacian import adjacency, normalized_laplacian
+from .multihead import attend, attention_graphs, graph_divergence
+from .singular import align_vectors, leading_vectors
 from .spectral import (
     Spectrum,
     heat_distance,
@@ -18,10 +20,15 @@ __all__ = [
     'Tuples',
     'adjacency',
     'affinity_from_unit',
+    'align_vectors',
+    'attend',
+    'attention_graphs',
     'center_divergence',
     'channel_affinity',
     'channel_attention',
+    'graph_divergence',
     'heat_distance',
+    'leading_vectors',
     'normalized_laplacian',
     'pairwise_distance',
     'projection_distance',
