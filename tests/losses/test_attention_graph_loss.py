@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -55,15 +56,20 @@ def run(loss, student, teacher, samples):
     return {k: v.detach() for k, v in terms.items()}, grads[: len(student)], grads[len(student) :]
 
 
-def seasoned(**options):
+def seasoned(channels=(6, 6, 6)):
     """A loss whose running statistics and weights are no longer the initial ones."""
-    loss = build(**options)
-    channels = options.get('channels', (6, 6, 6))
+    return copy.deepcopy(_seasoned(channels))
+
+
+@functools.cache
+def _seasoned(channels):
+    loss = build(channels)
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
     for seed in range(20):
         optimizer.zero_grad()
         sum(terms_of(loss, pyramid(seed + 50, channels), pyramid(seed, channels), truth(seed)).values()).backward()
         optimizer.step()
+    optimizer.zero_grad()
     return loss
 
 
