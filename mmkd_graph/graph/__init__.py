@@ -5,6 +5,8 @@ from .attention import channel_attention, relational_attention, spatial_attentio
 from .laplacian import adjacency, laplacian_product, normalized_laplacian
 from .masks import background_mask, foreground_mask, random_mask
 from .matching import ChannelGraphs, channel_graphs
+from .multihead import attend, attention_graphs, graph_divergence
+from .singular import align_vectors, leading_vectors
 from .spectral import (
     Spectrum,
     heat_distance,
@@ -14,27 +16,38 @@ from .spectral import (
     spectral_embedding,
     spectral_projector,
 )
+from .tuples import Tuples, center_divergence, pairwise_distance, semihard_tuples, tuple_divergence
 
 __all__ = [
     'ChannelGraphs',
     'Spectrum',
+    'Tuples',
     'adjacency',
     'affinity_from_unit',
+    'align_vectors',
+    'attend',
+    'attention_graphs',
     'background_mask',
+    'center_divergence',
     'channel_affinity',
     'channel_attention',
     'channel_graphs',
     'foreground_mask',
+    'graph_divergence',
     'heat_distance',
     'laplacian_product',
+    'leading_vectors',
     'normalized_laplacian',
+    'pairwise_distance',
     'projection_distance',
     'random_mask',
     'relational_attention',
     'residual_distance',
     'residual_of_weights',
+    'semihard_tuples',
     'spatial_attention',
     'spectral_embedding',
     'spectral_projector',
+    'tuple_divergence',
     'unit_vertices',
 ]

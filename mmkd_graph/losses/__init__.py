@@ -1,5 +1,6 @@
 """Distillation losses: one file per method, one registered class each."""
 
+from .attention_graph_loss import AttentionGraphLoss
 from .channel_graph_loss import ChannelGraphLoss
 from .channel_wise_loss import ChannelWiseLoss
 from .feature_mse_loss import FeatureMSELoss
@@ -7,8 +8,10 @@ from .focal_global_loss import FocalGlobalLoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
 from .masked_generative_loss import MaskedGenerativeLoss
 from .pearson_loss import PearsonLoss
+from .relationship_matching_loss import RelationshipMatchingLoss
 
 __all__ = [
+    'AttentionGraphLoss',
     'ChannelGraphLoss',
     'ChannelWiseLoss',
     'DistillContext',
@@ -18,4 +21,5 @@ __all__ = [
     'PearsonLoss',
     'PyramidLoss',
     'PyramidSpec',
+    'RelationshipMatchingLoss',
 ]
