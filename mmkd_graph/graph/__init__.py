@@ -2,7 +2,9 @@
 
 from .affinity import affinity_from_unit, channel_affinity, unit_vertices
 from .attention import channel_attention, relational_attention, spatial_attention
+from .contrast import info_nce
 from .laplacian import adjacency, normalized_laplacian
+from .lowpass import low_pass, low_pass_kernel, multi_scale_low_pass
 from .spectral import (
     Spectrum,
     heat_distance,
@@ -19,6 +21,10 @@ __all__ = [
     'channel_affinity',
     'channel_attention',
     'heat_distance',
+    'info_nce',
+    'low_pass',
+    'low_pass_kernel',
+    'multi_scale_low_pass',
     'normalized_laplacian',
     'projection_distance',
     'relational_attention',
