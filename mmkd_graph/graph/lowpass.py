@@ -1,6 +1,6 @@
 """Low-pass filters of feature maps at several scales: what networks of different kinds agree on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,21 +85,21 @@ def low_pass(features: Tensor, kernel: Tensor | int) -> Tensor:
 
 
 def multi_scale_low_pass(
-    features: Tensor, scales: Sequence[int] = (1, 2, 4, 8), logits: Sequence[Tensor] | None = None
+    features: Tensor, scales: Sequence[int] = (1, 2, 4, 8), logits: Mapping[int, Tensor] | None = None
 ) -> tuple[Tensor, ...]:
     """Filter the same maps at several scales.
 
     Args:
         features: Feature maps of shape (N, C, H, W), see :func:`low_pass`.
         scales: Sides of the windows in cells; 1 leaves the map as it is.
-        logits: Free parameters of shape (C, s, s) for every scale, see :func:`low_pass_kernel`; ``None`` takes the
-            average over each window.
+        logits: Free parameters of shape (C, s, s) by scale s, see :func:`low_pass_kernel`. A scale without any takes
+            the average over each window.
 
     Returns:
         One map of shape (N, C, ceil(H / s), ceil(W / s)) per scale.
 
     Raises:
-        ValueError: If a shape does not fit, a scale is below 1 or there are not as many logits as scales.
+        ValueError: If a shape does not fit or a scale is below 1.
 
     Source: LFCC, arXiv 2405.18524.
 
@@ -108,12 +108,11 @@ def multi_scale_low_pass(
         >>> [tuple(x.shape) for x in multi_scale_low_pass(torch.rand(2, 16, 8, 5))]
         [(2, 16, 8, 5), (2, 16, 4, 3), (2, 16, 2, 2), (2, 16, 1, 1)]
     """
-    if logits is None:
-        return tuple(low_pass(features, scale) for scale in scales)
-    sides = [x.shape[-1] for x in logits]
-    if sides != list(scales):
-        raise argument_error('logits', f'windows of {sides} cells', f'one per scale, {list(scales)}')
-    return tuple(low_pass(features, low_pass_kernel(x)) for x in logits)
+    logits = logits or {}
+    for scale, given in logits.items():
+        if given.shape[-1] != scale:
+            raise argument_error(f'logits[{scale}]', f'shape {tuple(given.shape)}', f'(C, {scale}, {scale})')
+    return tuple(low_pass(features, low_pass_kernel(logits[s]) if s in logits else s) for s in scales)
 
 
 def _whole_windows(features: Tensor, scale: int) -> Tensor:

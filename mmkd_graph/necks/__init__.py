@@ -1,5 +1,6 @@
 """Necks: pyramid in, pyramid out."""
 
+from .lowpass_pyramid import LowPassPyramid
 from .pyramid_adapter import PyramidAdapter
 
-__all__ = ['PyramidAdapter']
+__all__ = ['LowPassPyramid', 'PyramidAdapter']
