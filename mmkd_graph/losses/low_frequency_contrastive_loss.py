@@ -51,7 +51,7 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.
 
-    Source: arXiv 2405.18524, its abstract and what follows from it; see ``docs/lfcc.md``.
+    Source: arXiv 2405.18524 (the idea; its defaults are not known to us, see ``docs/lfcc.md``).
 
     Example:
         >>> import torch
