@@ -2,7 +2,9 @@
 
 from .affinity import affinity_from_unit, channel_affinity, unit_vertices
 from .attention import channel_attention, relational_attention, spatial_attention
+from .contrast import info_nce
 from .laplacian import adjacency, laplacian_product, normalized_laplacian
+from .lowpass import low_pass, low_pass_kernel, multi_scale_low_pass
 from .masks import background_mask, foreground_mask, random_mask
 from .matching import ChannelGraphs, channel_graphs
 from .multihead import attend, attention_graphs, graph_divergence
@@ -35,8 +37,12 @@ __all__ = [
     'foreground_mask',
     'graph_divergence',
     'heat_distance',
+    'info_nce',
     'laplacian_product',
     'leading_vectors',
+    'low_pass',
+    'low_pass_kernel',
+    'multi_scale_low_pass',
     'normalized_laplacian',
     'pairwise_distance',
     'projection_distance',

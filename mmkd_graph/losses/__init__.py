@@ -6,6 +6,7 @@ from .channel_wise_loss import ChannelWiseLoss
 from .feature_mse_loss import FeatureMSELoss
 from .focal_global_loss import FocalGlobalLoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
+from .low_frequency_contrastive_loss import LowFrequencyContrastiveLoss
 from .masked_generative_loss import MaskedGenerativeLoss
 from .pearson_loss import PearsonLoss
 from .relationship_matching_loss import RelationshipMatchingLoss
@@ -17,6 +18,7 @@ __all__ = [
     'DistillContext',
     'FeatureMSELoss',
     'FocalGlobalLoss',
+    'LowFrequencyContrastiveLoss',
     'MaskedGenerativeLoss',
     'PearsonLoss',
     'PyramidLoss',

@@ -134,6 +134,8 @@ def test_student_is_the_plain_detector(path):
         'configs/crg/faster-rcnn_r50_fpn_crg-r101_1x_voc0712.py',
         'configs/crg/gfl_r50_fpn_crg-r101_1x_coco.py',
         'configs/refilled/retinanet_r50_fpn_refilled-coco-r101_1x_voc0712.py',
+        'configs/lfcc/retinanet_r50_fpn_lfcc-pvtv2-b2_1x_coco.py',
+        'configs/lfcc/retinanet_r50_fpn_lfcc-swin-t_1x_voc0712.py',
     ],
 )
 def test_student_and_teacher_can_be_built(path):

@@ -46,6 +46,9 @@ def run_all(features):
     results += [graph.spatial_attention(features), graph.channel_attention(features)]
     results += [graph.relational_attention(affinity)]
     results += [graph.projection_distance(other, laplacian, 4, solver=solver) for solver in ('exact', 'subspace')]
+    kernel = graph.low_pass_kernel(features[0, :, :4, :4])
+    results += [kernel, graph.low_pass(features, kernel), *graph.multi_scale_low_pass(features)]
+    results += [graph.info_nce(features[:, :, 0, 0], features[:, :, 1, 1])]
     results += [graph.residual_distance(other, laplacian, spectrum), graph.heat_distance(other, laplacian)]
     results += [graph.residual_of_weights(graph.adjacency(affinity), laplacian, spectrum)]
     results += [graph.laplacian_product(graph.adjacency(affinity), spectrum.vectors)]
