@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from .rng import preserved_rng
@@ -21,17 +22,18 @@ _HALF_SCALES = (2.0**16, 2.0**8, 1.0)
 
 
 def gradient_norm(value: Tensor, features: Sequence[Tensor]) -> float:
-    """Euclidean norm of the gradient of ``value`` at all ``features`` together.
+    """Euclidean norm of the gradient of ``value`` at all ``features`` together, those of all ranks included.
 
     The graph is kept and no ``.grad`` is written. float16 features, which ordinary gradients underflow, are
     differentiated with a scaled value and the norm scaled back; a loss scaler of the training plays no part.
 
     Args:
-        value: scalar.
+        value: scalar; every rank has its own.
         features: tensors that ``value`` may depend on; those without gradient are left out.
 
     Returns:
-        The norm, in units of ``value`` per unit of the features; 0 where nothing depends on them.
+        The norm, in units of ``value`` per unit of the features; 0 where nothing depends on them. Among several ranks,
+        which all have to call this, the root of the sum of squares.
 
     Raises:
         RuntimeError: if the gradient would pass a module that is checkpointed with ``use_reentrant=True``.
@@ -41,11 +43,22 @@ def gradient_norm(value: Tensor, features: Sequence[Tensor]) -> float:
         >>> gradient_norm(3 * x.sum(), [x, y])
         6.0
     """
-    features = [x for x in features if x.requires_grad]
-    if not features or not value.requires_grad:
-        return 0.0
     norm = math.nan
     for scale in _HALF_SCALES if any(x.dtype == torch.float16 for x in features) else (1.0,):
+        square = _squared_norm(value, features, scale)
+        # Before it is decided whether to go on: the ranks must do so together, as a loss may gather in its backward.
+        # DDP trains with the mean of the ranks' losses, whose gradient is that at the features of all ranks.
+        all_reduce(square)
+        norm = square.sqrt().item() / scale
+        if math.isfinite(norm):
+            break
+    return norm
+
+
+def _squared_norm(value: Tensor, features: Sequence[Tensor], scale: float) -> Tensor:
+    features = [x for x in features if x.requires_grad]
+    gradients: Sequence[Tensor | None] = ()
+    if features and value.requires_grad:
         try:
             # The training's own backward pass runs outside autocast too.
             with torch.autocast(value.device.type, enabled=False):
@@ -58,11 +71,8 @@ def gradient_norm(value: Tensor, features: Sequence[Tensor]) -> float:
                 'checkpointed with use_reentrant=True; accepted: checkpointing before the tap only, or '
                 'use_reentrant=False'
             ) from error
-        norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients if g is not None]
-        norm = torch.stack(norms).norm().item() / scale if norms else 0.0
-        if math.isfinite(norm):
-            break
-    return norm
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients if g is not None]
+    return torch.stack(norms).square().sum() if norms else value.new_zeros((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def gradient_norms(model: GraphDistiller, inputs: Tensor, data_samples: list) ->
     """Measure one preprocessed batch; every loss is measured, one of weight 0 or out of schedule too.
 
     The model stays in its mode, and its weights, buffers and random numbers are left as they were. Among several
-    ranks, each measures its own batch.
+    ranks all have to call this, and the norms are those of all their batches together.
 
     Args:
         model: the distiller, not wrapped.

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS as MMDET_MODELS
-from mmengine.dist import all_reduce
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule, ModuleDict
 from mmengine.registry import DefaultScope
@@ -62,7 +61,8 @@ class GraphDistiller(BaseDetector):
         taps: ``dict(student='neck', teacher='neck')``, dotted module paths; default: the neck, or the backbone of
             detectors without one. A string stands for both.
         strides: distil only these strides, in input pixels per cell; default: all that both pyramids have.
-        adapter: ``'auto'``, ``'always'`` or ``'never'``: see :class:`~mmkd_graph.necks.PyramidAdapter`.
+        adapter: ``'auto'``, ``'always'`` or ``'never'``: see :class:`~mmkd_graph.necks.PyramidAdapter`. With
+            ``'never'`` widths may differ if every loss takes that (``PyramidLoss.any_width``).
         init_student: ``None`` (the student's own ``init_cfg``), ``'teacher'`` (afterwards neck and heads start from
             the teacher's weights where names and shapes agree: the inheriting strategy of arXiv 2110.12724, which FGD
             uses too), or the path or URL of a checkpoint of the student.
@@ -112,14 +112,16 @@ class GraphDistiller(BaseDetector):
         self._pairs = _pair_levels(student_strides, frozen.strides, strides)
         self.strides = tuple(student_strides[i] for i, _ in self._pairs)
 
+        channels_s = tuple(student_channels[i] for i, _ in self._pairs)
+        channels_t = tuple(frozen.channels[j] for _, j in self._pairs)
         with preserved_rng():
-            neck = PyramidAdapter(
-                [student_channels[i] for i, _ in self._pairs], [frozen.channels[j] for _, j in self._pairs], adapter
-            )
-            teacher_channels = tuple(frozen.channels[j] for _, j in self._pairs)
-            modules, weights = _build_losses(
-                losses, PyramidSpec(self.strides, teacher_channels, teacher_channels, name='')
-            )
+            modules, weights = _build_losses(losses)
+            # Widths that stay different are an error only where a loss can not take them.
+            unequal = adapter == 'never' and all(module.any_width for module in modules.values())
+            adapted = channels_s if unequal else channels_t
+            neck = PyramidAdapter(channels_s, adapted, adapter)
+            for name, module in modules.items():
+                module.bind(PyramidSpec(self.strides, adapted, channels_t, name))
             ratios = {name: weight for name, weight in weights.items() if isinstance(weight, GradientRatio)}
             self.distill = Distillation(neck, modules, ratios)
         self._loss_weights: dict[str, float] = {name: x for name, x in weights.items() if name not in ratios}
@@ -131,11 +133,11 @@ class GraphDistiller(BaseDetector):
             self.distill.requires_grad_(False)
         self.init_student = init_student
         skipped = sorted({*student_strides, *frozen.strides} - {*self.strides})
-        adapted = sum(isinstance(level, nn.Conv2d) for level in neck.levels)
+        convolutions = sum(isinstance(level, nn.Conv2d) for level in neck.levels)
         print_log(
             f'GraphDistiller: {type(student_model).__name__}.{self._tap} <- '
             f'{type(frozen.model).__name__}.{frozen.tap}; strides paired {self.strides}, skipped {tuple(skipped)}; '
-            f'{adapted} of {len(self._pairs)} levels adapted; losses '
+            f'{convolutions} of {len(self._pairs)} levels adapted; losses '
             + ', '.join(
                 f'{name} (gradient ratio {weight.ratio:g})' if name in ratios else f'{name} (weight {weight:g})'
                 for name, weight in weights.items()
@@ -334,13 +336,10 @@ class GraphDistiller(BaseDetector):
         """Write this pass's weights of ``losses`` into ``weights``; returns what is to be logged."""
         for name in losses:
             self.check_taps_take_gradients(features, f'losses.{name}.loss_weight')
-        sums = [self.parse_losses(task)[0], *(sum(terms.values()) for terms in losses.values())]
-        squares = torch.tensor([gradient_norm(value, features) ** 2 for value in sums], dtype=torch.float64)
-        # DDP trains with the mean of the ranks' losses: its gradient is that at the features of all ranks together.
-        all_reduce(squares)
-        task_norm, *norms = squares.sqrt().tolist()
+        task_norm = gradient_norm(self.parse_losses(task)[0], features)
         logged = {}
-        for name, norm in zip(losses, norms, strict=True):
+        for name, terms in losses.items():
+            norm = gradient_norm(sum(terms.values()), features)
             weights[name] = self.distill.weights[name].observe(task_norm, norm)
             if task_norm > 0:
                 logged[f'kd.{name}.gradient_ratio'] = torch.tensor(norm / task_norm, device=features[0].device)
@@ -428,7 +427,7 @@ def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequenc
     return pairs
 
 
-def _build_losses(losses: Any, spec: PyramidSpec) -> tuple[dict[str, PyramidLoss], dict[str, float | GradientRatio]]:
+def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float | GradientRatio]]:
     if not isinstance(losses, Mapping) or not losses:
         raise ValueError(
             f"losses={losses!r}; accepted: dict(name=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=1.0))"
@@ -455,7 +454,6 @@ def _build_losses(losses: Any, spec: PyramidSpec) -> tuple[dict[str, PyramidLoss
                 f'losses.{name}.type={config["type"]!r} is no distillation loss; accepted: '
                 f'{", ".join(sorted(k for k, v in MODELS.module_dict.items() if issubclass(v, PyramidLoss)))}'
             )
-        module.bind(PyramidSpec(spec.strides, spec.student_channels, spec.teacher_channels, name))
         modules[name], weights[name] = module, weight
     return modules, weights
 
