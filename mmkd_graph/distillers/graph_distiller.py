@@ -245,6 +245,14 @@ class GraphDistiller(BaseDetector):
         Raises:
             ValueError: if a weight is to be measured and can not be.
         """
+        to_measure = []
+        if self.training and torch.is_grad_enabled():
+            to_measure = [n for n, weight in self.distill.weights.items() if weight.measuring and self._loss_factors[n]]
+        # A compiled graph gives no gradient at features in its middle, and none twice.
+        run = torch.compiler.disable(self._losses) if to_measure else self._losses
+        return run(batch_inputs, batch_data_samples, to_measure)
+
+    def _losses(self, batch_inputs: Tensor, batch_data_samples: list, to_measure: Sequence[str]) -> dict[str, Any]:
         learning = self.training and torch.is_grad_enabled()
         active = [name for name, factor in self._loss_factors.items() if factor]
         if not active:
@@ -252,8 +260,6 @@ class GraphDistiller(BaseDetector):
             return {**losses, **self._idle(())} if learning else losses
         task, features, (student, teacher), context = self.observe(batch_inputs, batch_data_samples)
         weights = {name: self._weight(name) for name in active}
-        to_measure = [name for name in active if learning and name in self.distill.weights]
-        to_measure = [name for name in to_measure if self.distill.weights[name].measuring]
         trained = [name for name in active if weights[name] or name in to_measure]
         losses = dict(task)
         if trained:
