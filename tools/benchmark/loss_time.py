@@ -282,7 +282,16 @@ def main(argv: list[str] | None = None) -> int:
     solver_lines, solver_found = solvers(args, device)
     growth_lines, growth_found = growth(args, device)
     text = '\n'.join(
-        [*spectral_lines, '', *growth_lines, '', f'Medians of {args.rounds} rounds on {machine(device)}.', '']
+        [
+            *spectral_lines,
+            '',
+            *solver_lines,
+            '',
+            *growth_lines,
+            '',
+            f'Medians of {args.rounds} rounds on {machine(device)}.',
+            '',
+        ]
     )
     print(f'\n{text}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
