@@ -89,7 +89,7 @@ progress() {
 
 # Leaves the wheel in $1, whole or not at all.
 build_mmcv() {
-    local cache=$1 work wheel
+    local cache=$1 work wheel names
     check_compiler "$py"
     "$py" -c '
 import torch
@@ -108,7 +108,9 @@ raise SystemExit(torch.cuda.is_available() and CUDA_HOME is None)' ||
         fail "building mmcv failed; all of the log is in $cache/build.log"
     fi
     wheel=$(ls "$work"/onedl_mmcv-*.whl)
-    "$py" -m zipfile -l "$wheel" | grep -q 'mmcv/_ext\.' || fail "mmcv was built without its operators; see $cache/build.log"
+    # not into `grep -q`, which closes the pipe at the first match: with pipefail that counts as a failure
+    names=$("$py" -m zipfile -l "$wheel")
+    [[ $names == *mmcv/_ext.* ]] || fail "mmcv was built without its operators; see $cache/build.log"
     mv "$wheel" "$cache/"
 }
 
