@@ -37,11 +37,11 @@ class GradientRatio(BaseModule):
         ValueError: for a number outside what is accepted; in training, when not one pass could be measured.
 
     Example:
-        >>> weight = GradientRatio(ratio=0.5, iterations=3)
+        >>> weight = GradientRatio(ratio=0.5, iterations=50)
         >>> [weight.observe(task=2.0, loss=loss) for loss in (1.0, 0.25, 4.0)]
         [1.0, 2.5, 0.25]
-        >>> weight.measuring, weight.value  # half the median of the scales 2, 8 and 0.5
-        (False, 1.0)
+        >>> weight.measuring, weight.value  # so far half the median of the scales 2, 8 and 0.5
+        (True, 1.0)
     """
 
     def __init__(self, ratio: float, iterations: int = 50) -> None:
