@@ -1,6 +1,15 @@
 """Hooks around the training of a distilled detector."""
 
 from .graph_pictures_hook import GraphPicturesHook
+from .iteration_seed_hook import IterationSeedHook
+from .non_finite_loss_hook import NonFiniteLossHook
+from .safe_checkpoint_hook import SafeCheckpointHook
 from .student_export_hook import StudentExportHook
 
-__all__ = ['GraphPicturesHook', 'StudentExportHook']
+__all__ = [
+    'GraphPicturesHook',
+    'IterationSeedHook',
+    'NonFiniteLossHook',
+    'SafeCheckpointHook',
+    'StudentExportHook',
+]
