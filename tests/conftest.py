@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,16 @@ def save_weights(model: dict[str, Any], path: Path, seed: int = 7) -> str:
         detector.init_weights()
     torch.save(dict(state_dict=detector.state_dict(), meta={}), path)
     return str(path)
+
+
+def annotated(boxes: Sequence, labels: Sequence[int]) -> DetDataSample:
+    """A sample with ground truth alone: (x1, y1, x2, y2) boxes in pixels, and their labels."""
+    sample = DetDataSample()
+    sample.gt_instances = InstanceData(
+        bboxes=torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.as_tensor(labels, dtype=torch.long),
+    )
+    return sample
 
 
 @pytest.fixture

@@ -51,7 +51,8 @@ class GraphDistiller(BaseDetector):
         taps: ``dict(student='neck', teacher='neck')``, dotted module paths; default: the neck, or the backbone of
             detectors without one. A string stands for both.
         strides: distil only these strides, in input pixels per cell; default: all that both pyramids have.
-        adapter: ``'auto'``, ``'always'`` or ``'never'``: see :class:`~mmkd_graph.necks.PyramidAdapter`.
+        adapter: ``'auto'``, ``'always'`` or ``'never'``: see :class:`~mmkd_graph.necks.PyramidAdapter`. With
+            ``'never'`` widths may differ if every loss takes that (``PyramidLoss.any_width``).
         init_student: ``None`` (the student's own ``init_cfg``), ``'teacher'`` (afterwards neck and heads start from
             the teacher's weights where names and shapes agree: the inheriting strategy of arXiv 2110.12724, which FGD
             uses too), or the path or URL of a checkpoint of the student.
@@ -101,14 +102,16 @@ class GraphDistiller(BaseDetector):
         self._pairs = _pair_levels(student_strides, frozen.strides, strides)
         self.strides = tuple(student_strides[i] for i, _ in self._pairs)
 
+        channels_s = tuple(student_channels[i] for i, _ in self._pairs)
+        channels_t = tuple(frozen.channels[j] for _, j in self._pairs)
         with preserved_rng():
-            neck = PyramidAdapter(
-                [student_channels[i] for i, _ in self._pairs], [frozen.channels[j] for _, j in self._pairs], adapter
-            )
-            teacher_channels = tuple(frozen.channels[j] for _, j in self._pairs)
-            modules, self._loss_weights = _build_losses(
-                losses, PyramidSpec(self.strides, teacher_channels, teacher_channels, name='')
-            )
+            modules, self._loss_weights = _build_losses(losses)
+            # Widths that stay different are an error only where a loss can not take them.
+            unequal = adapter == 'never' and all(module.any_width for module in modules.values())
+            adapted = channels_s if unequal else channels_t
+            neck = PyramidAdapter(channels_s, adapted, adapter)
+            for name, module in modules.items():
+                module.bind(PyramidSpec(self.strides, adapted, channels_t, name))
             self.distill = Distillation(neck, modules)
         for name, weight in self._loss_weights.items():
             if weight == 0:
@@ -117,11 +120,11 @@ class GraphDistiller(BaseDetector):
             self.distill.requires_grad_(False)
         self.init_student = init_student
         skipped = sorted({*student_strides, *frozen.strides} - {*self.strides})
-        adapted = sum(isinstance(level, nn.Conv2d) for level in neck.levels)
+        convolutions = sum(isinstance(level, nn.Conv2d) for level in neck.levels)
         print_log(
             f'GraphDistiller: {type(student_model).__name__}.{self._tap} <- '
             f'{type(frozen.model).__name__}.{frozen.tap}; strides paired {self.strides}, skipped {tuple(skipped)}; '
-            f'{adapted} of {len(self._pairs)} levels adapted; losses '
+            f'{convolutions} of {len(self._pairs)} levels adapted; losses '
             + ', '.join(f'{name} (weight {weight:g})' for name, weight in self._loss_weights.items()),
             logger='current',
         )
@@ -321,7 +324,7 @@ def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequenc
     return pairs
 
 
-def _build_losses(losses: Any, spec: PyramidSpec) -> tuple[dict[str, PyramidLoss], dict[str, float]]:
+def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float]]:
     if not isinstance(losses, Mapping) or not losses:
         raise ValueError(
             f"losses={losses!r}; accepted: dict(name=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=1.0))"
@@ -350,7 +353,6 @@ def _build_losses(losses: Any, spec: PyramidSpec) -> tuple[dict[str, PyramidLoss
                 f'losses.{name}.type={config["type"]!r} is no distillation loss; accepted: '
                 f'{", ".join(sorted(k for k, v in MODELS.module_dict.items() if issubclass(v, PyramidLoss)))}'
             )
-        module.bind(PyramidSpec(spec.strides, spec.student_channels, spec.teacher_channels, name))
         modules[name], weights[name] = module, float(weight)
     return modules, weights
 

@@ -53,7 +53,8 @@ class GraphPicturesHook(Hook):
 
     The graphs are those of a fixed probe batch: the first images of the validation set, or of the training
     set where there is none. With an ``EMAHook``, "after" shows the averaged weights, which are the ones a
-    checkpoint holds. Training is the same to the last bit with and without this hook: it restores all random
+    checkpoint holds. Where student and teacher keep different widths (``adapter='never'``), their graphs are
+    saved, not drawn. Training is the same to the last bit with and without this hook: it restores all random
     generators. Everything happens on the first rank; the losses are those of its batches.
 
     Args:
@@ -156,8 +157,12 @@ class GraphPicturesHook(Hook):
 
 
 def _draw_graphs(folder: Path, before: _Graphs, after: _Graphs) -> list[str]:
-    """Draw both pictures of the graphs and return their names; none if training ended in NaN."""
+    """Draw both pictures of the graphs and return their names; none if training ended in NaN or widths differ."""
     matrices = (before.student, after.student, after.teacher)
+    if len({matrix.shape for matrix in matrices}) > 1:  # adapter='never'
+        widths = f'student {len(after.student)}, teacher {len(after.teacher)}'
+        print_log(f'GraphPicturesHook: graphs of different size are not drawn (channels: {widths})', 'current')
+        return []
     if not all(np.isfinite(matrix).all() for matrix in matrices):
         print_log('GraphPicturesHook: affinities are not finite, not drawn', 'current', logging.WARNING)
         return []

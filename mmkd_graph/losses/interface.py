@@ -52,7 +52,13 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
     The weight of the whole loss (``loss_weight`` in the config) belongs to the distiller; a loss only knows
     the weights of its own terms. Whatever a loss learns is a parameter or buffer of it and is saved under
     ``distill.losses.<name>.``.
+
+    Attributes:
+        any_width: whether the student's levels may have other channels than the teacher's, as they have with
+            ``adapter='never'``, because the loss projects both itself (or compares what has no channels).
     """
+
+    any_width: bool = False
 
     def bind(self, spec: PyramidSpec) -> None:
         """Check, once at build time, that the pyramids give what the loss needs; create what depends on them.
@@ -70,7 +76,7 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
 
         Args:
             student: levels of shape (N, C_l, H_l, W_l), with gradient.
-            teacher: levels of the same shapes, without gradient.
+            teacher: levels of the same shapes (other channels, with ``any_width``), without gradient.
             context: see :class:`DistillContext`.
 
         Returns:

@@ -50,7 +50,8 @@ class PyramidAdapter(BaseModule):
             raise ValueError(
                 "adapter='never', but the student's channels "
                 f"{tuple(in_channels)} differ from the teacher's {tuple(out_channels)}; "
-                "accepted: adapter='auto' (a learned 1×1 convolution where they differ), or equal widths"
+                "accepted: adapter='auto' (a learned 1×1 convolution where they differ), equal widths, or losses that "
+                'all take any width'
             )
         self.levels = ModuleList(
             nn.Conv2d(i, o, 1) if mode == 'always' or (mode == 'auto' and i != o) else nn.Identity() for i, o in widths

@@ -1,6 +1,7 @@
 """Every config under configs/ can be read, and what it promises about its teacher is true."""
 
 import functools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import mmdet
 import numpy as np
 import pytest
 import yaml
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import DATASETS, MODELS
@@ -53,6 +55,11 @@ def find(tree: Any, key: str) -> Iterator[Any]:
             yield from find(value, key)
 
 
+def class_names(config: Config) -> list:
+    """What a config says of its classes; of COCO's and VOC's own it says nothing."""
+    return sorted(set(map(tuple, find(config.train_dataloader.to_dict(), 'classes'))))
+
+
 def without_weights(model: ConfigDict) -> ConfigDict:
     """A copy of a model config that loads nothing when it is built or initialised."""
     model = model.copy()
@@ -77,12 +84,16 @@ def test_config_reads_and_its_header_names_its_own_command(path):
 
 
 @pytest.mark.parametrize('path', DISTILLED)
-def test_teacher_exists_and_shares_the_label_space(path):
+def test_teacher_exists_and_shares_the_label_space_if_it_must(path):
     config = read(path)
     teacher = teacher_config(config)
     classes = [set(find(model, 'num_classes')) for model in (config.model.student, teacher.model)]
-    assert classes[0] == classes[1]
-    assert len(classes[0]) == 1
+    assert len(classes[0]) == len(classes[1]) == 1
+    matching = [loss for loss in config.model.losses.values() if loss.type.endswith('RelationshipMatchingLoss')]
+    assert all({loss.num_classes} == classes[0] for loss in matching)
+    if len(matching) < len(config.model.losses):
+        assert classes[0] == classes[1]
+        assert class_names(config) == class_names(teacher)
 
 
 @pytest.mark.parametrize('path', DISTILLED)
@@ -109,9 +120,10 @@ def test_student_is_the_plain_detector(path):
     names = re.findall(r"'([^']+\.py)'", re.search(r'_base_ = ([^\n\[]+|\[[^\]]+\])', Path(path).read_text()).group(1))
     sources = [name if '::' in name else str((Path(path).parent / name).resolve().relative_to(ROOT)) for name in names]
     (plain,) = [base for base in map(read, sources) if 'model' in base]
-    student = read(path).model.student.to_dict()
-    student.pop('_scope_', None)
-    assert student == plain.model.to_dict()
+    student, alone = read(path).model.student.to_dict(), plain.model.to_dict()
+    for model in (student, alone):
+        model.pop('_scope_', None)
+    assert student == alone
 
 
 @pytest.mark.parametrize(
@@ -121,6 +133,9 @@ def test_student_is_the_plain_detector(path):
         'configs/crg/retinanet_r50_fpn_crg-mask-rcnn-swin-s_1x_coco.py',
         'configs/crg/faster-rcnn_r50_fpn_crg-r101_1x_voc0712.py',
         'configs/crg/gfl_r50_fpn_crg-r101_1x_coco.py',
+        'configs/refilled/retinanet_r50_fpn_refilled-coco-r101_1x_voc0712.py',
+        'configs/lfcc/retinanet_r50_fpn_lfcc-pvtv2-b2_1x_coco.py',
+        'configs/lfcc/retinanet_r50_fpn_lfcc-swin-t_1x_voc0712.py',
     ],
 )
 def test_student_and_teacher_can_be_built(path):
@@ -171,3 +186,33 @@ def test_bccd_loads_its_split_and_survives_boxes_without_area(blood_cells, split
     else:
         assert sample.gt_instances.bboxes.tensor[0].tolist() == [100, 100, 200, 180]
         assert sample.instances[0]['bbox_label'] == 1
+
+
+def test_subsets_of_coco_are_its_own_classes_disjoint_and_half_shared():
+    names = CocoDataset.METAINFO['classes']
+    subsets = Config.fromfile('configs/_base_/datasets/coco_subsets.py')
+    assert subsets.first_40 == names[:40] and subsets.last_40 == names[40:] and subsets.middle_40 == names[20:60]
+    folder = 'configs/coco_subsets'
+    for path in sorted(Path(folder).glob('*.py')):
+        config = read(str(path))
+        (wanted,) = (v for k, v in subsets.items() if k.replace('_', '-') == path.stem.split('coco-')[1])
+        for split in ('train', 'val', 'test'):
+            assert tuple(config[f'{split}_dataloader'].dataset.metainfo.classes) == wanted
+        assert set(find(config.model, 'num_classes')) == {40}
+
+
+def test_a_subset_of_coco_loads_its_classes_alone(tmp_path):
+    names = CocoDataset.METAINFO['classes']
+    categories = [dict(id=i, name=name) for i, name in enumerate(names)]
+    boxes = [
+        dict(id=i, image_id=image, category_id=names.index(name), bbox=[1, 1, 9, 9], area=81, iscrowd=0)
+        for i, (image, name) in enumerate(((0, 'person'), (1, 'person'), (1, 'tv')))
+    ]
+    images = [dict(id=i, file_name=f'{i}.jpg', width=64, height=64) for i in range(2)]
+    (tmp_path / 'truth.json').write_text(json.dumps(dict(images=images, annotations=boxes, categories=categories)))
+    dataset = read('configs/coco_subsets/retinanet_r50_fpn_1x_coco-last-40.py').train_dataloader.dataset
+    built = DATASETS.build(
+        ConfigDict({**dataset, 'data_root': '', 'ann_file': str(tmp_path / 'truth.json'), 'data_prefix': dict(img='')})
+    )
+    assert len(built) == 1, 'the image with a person alone should be left out'
+    assert [x['bbox_label'] for x in built.get_data_info(0)['instances']] == [dataset.metainfo.classes.index('tv')]

@@ -46,10 +46,22 @@ def run_all(features):
     results += [graph.spatial_attention(features), graph.channel_attention(features)]
     results += [graph.relational_attention(affinity)]
     results += [graph.projection_distance(other, laplacian, 4, solver=solver) for solver in ('exact', 'subspace')]
+    kernel = graph.low_pass_kernel(features[0, :, :4, :4])
+    results += [kernel, graph.low_pass(features, kernel), *graph.multi_scale_low_pass(features)]
+    results += [graph.info_nce(features[:, :, 0, 0], features[:, :, 1, 1])]
     results += [graph.residual_distance(other, laplacian, spectrum), graph.heat_distance(other, laplacian)]
     results += [graph.residual_of_weights(graph.adjacency(affinity), laplacian, spectrum)]
     results += [graph.laplacian_product(graph.adjacency(affinity), spectrum.vectors)]
     results += [*graph.channel_graphs(features, features.flip(1), weight=graph.spatial_attention(features))]
+    embeddings, labels = features[0].flatten(1), torch.arange(features.shape[1]) % 4
+    tuples = graph.semihard_tuples(embeddings, labels, margin=0.5)
+    results += [graph.pairwise_distance(embeddings), graph.tuple_divergence(embeddings, embeddings.flip(0), tuples)]
+    results += [graph.center_divergence(embeddings[:, :4], embeddings, embeddings[:4])]
+    vectors = graph.leading_vectors(features, k=4)
+    results += [vectors, graph.align_vectors(vectors, vectors[:, 0])]
+    graphs = graph.attention_graphs(embeddings[:, :32], embeddings[:, 4:], heads=4)
+    results += [graphs, graph.graph_divergence(graphs, graphs.flip(1))]
+    results += [graph.attend(graphs, embeddings, torch.tensor([True, False, True, True]))]
     return results
 
 

@@ -230,6 +230,24 @@ def test_features_that_are_not_finite_do_not_stop_the_run(tmp_path):
     assert not (tmp_path / 'pictures/affinity.png').exists()
 
 
+class Unequal(Distiller):
+    """Its teacher has another width."""
+
+    forward = Detector.forward
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, 'teacher', nn.Conv2d(3, 4, 3, padding=1))
+
+
+@quickly
+def test_graphs_of_different_widths_are_saved_and_not_drawn(tmp_path):
+    train(tmp_path, [GraphPicturesHook(interval=1)], Unequal)
+    assert {path.name for path in (tmp_path / 'pictures').glob('*.png')} == {'losses.png'}
+    with np.load(tmp_path / 'pictures/after.npz') as archive:
+        assert archive['student'].shape == (6, 6) and archive['teacher'].shape == (4, 4)
+
+
 def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match='num_images must be at least 1, got 0'):
         GraphPicturesHook(num_images=0)

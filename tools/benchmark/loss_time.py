@@ -29,19 +29,31 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from samples import random_samples
 from timing import Spread, alternate, machine
 
 from mmkd_graph import graph
 from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
 from mmkd_graph.registry import MODELS
 
-LOSSES: dict[str, dict] = {'crg': dict(type='ChannelGraphLoss')}
-START = dict(images=2, side=32, channels=128, levels=1)
+LOSSES: dict[str, dict] = {
+    'crg': dict(type='ChannelGraphLoss'),
+    'mhgd': dict(type='AttentionGraphLoss'),
+    'lfcc': dict(type='LowFrequencyContrastiveLoss'),
+    'refilled': dict(type='RelationshipMatchingLoss', num_classes=80),
+    'fitnet': dict(type='FeatureMSELoss'),
+    'cwd': dict(type='ChannelWiseLoss'),
+    'pkd': dict(type='PearsonLoss'),
+    'fgd': dict(type='FocalGlobalLoss'),
+    'mgd': dict(type='MaskedGenerativeLoss'),
+}
+BOXES = 8
+START = dict(images=2, side=32, channels=128, levels=2)
 SWEEPS: dict[str, Sequence[int]] = {
     'images': (1, 2, 4, 8, 16),
     'side': (16, 24, 32, 48, 64, 96),
     'channels': (64, 128, 192, 256, 384, 512),
-    'levels': (1, 2, 3, 4, 5),
+    'levels': (2, 3, 4, 5),
 }
 """What is swept, and the values; ``side`` is that of a square level and counts as side * side cells."""
 
@@ -56,7 +68,7 @@ def maps(images: int, channels: int, side: int, seed: int, device: torch.device)
 
 
 def loss_call(config: dict, images: int, side: int, channels: int, levels: int, device: torch.device) -> Callable:
-    """Forward and backward of one loss; levels halve the side, or repeat the last one they can."""
+    """Forward and backward of one loss on levels that halve the side, down to 4."""
     sides = [max(side // 2**level, 4) for level in range(levels)]
     strides = tuple(8 * 2**level for level in range(levels))
     with DefaultScope.overwrite_default_scope('mmkd_graph'):
@@ -65,7 +77,8 @@ def loss_call(config: dict, images: int, side: int, channels: int, levels: int, 
     loss.to(device).train()
     student = tuple(maps(images, channels, s, 1, device).requires_grad_() for s in sides)
     teacher = tuple(maps(images, channels, s, 2, device) for s in sides)
-    context = DistillContext((), strides, (8 * side, 8 * side))
+    size = (8 * side, 8 * side)
+    context = DistillContext(random_samples(images, size, BOXES, 80), strides, size)
 
     def run() -> None:
         for x in student:
@@ -195,7 +208,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         ax.legend(fontsize=8)
     figure.suptitle(
         'How the time of a loss grows; what is not swept: '
-        f'{START["images"]} images, {START["side"]}x{START["side"]} cells, {START["channels"]} channels, one level'
+        f'{START["images"]} images, {START["side"]}x{START["side"]} cells, {START["channels"]} channels, 2 levels'
     )
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -203,7 +216,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--losses', nargs='+', choices=list(LOSSES), default=list(LOSSES))
+    parser.add_argument('--losses', nargs='+', choices=list(LOSSES), default=['crg'], help='whose growth')
     parser.add_argument('--graphs', type=int, default=80, help='of the spectral term')
     parser.add_argument('--graph-channels', type=int, default=256, help='of the spectral term')
     parser.add_argument('--k', type=int, default=16, help='eigenvectors')

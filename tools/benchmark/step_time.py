@@ -30,14 +30,13 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
-from mmdet.structures import DetDataSample
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from samples import random_samples
 from timing import Spread, alternate, machine
 
 from mmkd_graph import graph
@@ -133,23 +132,15 @@ PATHS: dict[str, dict] = {
     'whole teacher': dict(type=CRG),
     'eigh with autograd': dict(type='PlainChannelGraphLoss', eigh=True),
     'recomputed': dict(type='PlainChannelGraphLoss', eigh=False),
+    'mhgd': dict(type='mmkd_graph.AttentionGraphLoss'),
+    'lfcc': dict(type='mmkd_graph.LowFrequencyContrastiveLoss'),
+    'refilled': dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=80),
+    'fitnet': dict(type='mmkd_graph.FeatureMSELoss'),
+    'cwd': dict(type='mmkd_graph.ChannelWiseLoss'),
+    'pkd': dict(type='mmkd_graph.PearsonLoss'),
+    'fgd': dict(type='mmkd_graph.FocalGlobalLoss'),
+    'mgd': dict(type='mmkd_graph.MaskedGenerativeLoss'),
 }
-
-
-def batch(count: int, size: tuple[int, int], boxes: int, classes: int) -> dict[str, list]:
-    """Random images of ``size`` (H, W) in pixels with random boxes."""
-    generator = torch.Generator().manual_seed(0)
-    height, width = size
-    data: dict[str, list] = dict(inputs=[], data_samples=[])
-    for index in range(count):
-        corner = torch.rand(boxes, 2, generator=generator) * torch.tensor([0.7 * width, 0.7 * height])
-        extent = torch.rand(boxes, 2, generator=generator) * torch.tensor([0.25 * width, 0.25 * height]) + 8
-        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=index))
-        labels = torch.randint(classes, (boxes,), generator=generator)
-        sample.gt_instances = InstanceData(bboxes=torch.cat([corner, corner + extent], 1), labels=labels)
-        data['inputs'].append(torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator))
-        data['data_samples'].append(sample)
-    return data
 
 
 class Bench:
@@ -164,7 +155,12 @@ class Bench:
         self.student = MMDET_MODELS.build(copy.deepcopy(self._student_config)).to(self.device).train()
         self.teacher: FrozenTeacher | None = None
         classes = self.student.bbox_head.num_classes if hasattr(self.student, 'bbox_head') else 1
-        self._data = batch(args.batch, tuple(args.size), args.boxes, classes)
+        generator = torch.Generator().manual_seed(0)
+        size = tuple(args.size)
+        self._data = dict(
+            inputs=[torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator) for _ in range(args.batch)],
+            data_samples=random_samples(args.batch, size, args.boxes, classes),
+        )
 
     def step(self, model: nn.Module) -> Callable[[], object]:
         """One training step of a model, through ``train_step`` and an optimizer of its own."""

@@ -1,0 +1,16 @@
+# RetinaNet R-50, 1x (36.5 box AP alone), learns from RetinaNet R-101 (38.9) through attention graphs between instances.
+# Run:    python tools/train.py configs/mhgd/retinanet_r50_fpn_mhgd-r101_1x_coco.py
+# 8 GPUs: bash tools/dist_train.sh configs/mhgd/retinanet_r50_fpn_mhgd-r101_1x_coco.py 8
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/pictures.py']
+
+model = dict(
+    _delete_=True,
+    type='mmkd_graph.GraphDistiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
+        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/'
+        'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
+    ),
+    losses=dict(mhgd=dict(type='mmkd_graph.AttentionGraphLoss')),
+)

@@ -1,0 +1,16 @@
+# RetinaNet R-50 on VOC 2007+2012, learns from RetinaNet R-101 through attention graphs between instances.
+# Train the teacher first: configs/pascal_voc/retinanet_r101_fpn_1x_voc0712.py
+# Run:    python tools/train.py configs/mhgd/retinanet_r50_fpn_mhgd-r101_1x_voc0712.py
+# 8 GPUs: bash tools/dist_train.sh configs/mhgd/retinanet_r50_fpn_mhgd-r101_1x_voc0712.py 8
+_base_ = ['mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py', '../_base_/pictures.py']
+
+model = dict(
+    _delete_=True,
+    type='mmkd_graph.GraphDistiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='configs/pascal_voc/retinanet_r101_fpn_1x_voc0712.py',
+        checkpoint='work_dirs/retinanet_r101_fpn_1x_voc0712/epoch_4.pth',
+    ),
+    losses=dict(mhgd=dict(type='mmkd_graph.AttentionGraphLoss')),
+)

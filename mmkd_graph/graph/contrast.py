@@ -1,0 +1,46 @@
+"""Contrast between samples: the teacher's view of a sample against its views of the others."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .arguments import argument_error, check_number, check_same_shape
+from .precision import no_autocast, widen
+
+
+def info_nce(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> Tensor:
+    r"""InfoNCE over samples, :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`.
+
+    The positive of student sample i is the teacher's i, its negatives are the teacher's :math:`j \ne i`. Embeddings
+    that tell nothing apart are not a minimum: if all the teacher's are equal the value is :math:`\log K`, if all the
+    student's are it is at least that (Jensen), and right pairings go below it.
+
+    Args:
+        student: Unit vectors of shape (K, D), without unit.
+        teacher: Unit vectors of shape (K, D), in the same order. Not detached here.
+        temperature: :math:`\tau` > 0, without unit.
+
+    Returns:
+        A scalar >= 0 (up to rounding); exactly 0, with zero gradient, for one sample or none; float32, or float64 for
+        float64 input.
+
+    Raises:
+        ValueError: If ``temperature`` is not > 0 or a shape does not fit.
+
+    Source: van den Oord et al., arXiv 1807.03748; over samples of teacher and student: LFCC, arXiv 2405.18524.
+
+    Example:
+        >>> import torch
+        >>> info_nce(torch.eye(2), torch.eye(2), temperature=1.0)  # log(1 + 1 / e)
+        tensor(0.3133)
+    """
+    check_number('temperature', temperature, positive=True)
+    if student.dim() != 2:
+        raise argument_error('student', f'shape {tuple(student.shape)}', '(K, D)')
+    check_same_shape('teacher', teacher, 'student', student)
+    with no_autocast(student):
+        student, teacher = widen(student, teacher)
+        if len(student) == 0:  # a mean over nothing is NaN
+            return (student * teacher).sum()
+        own = torch.arange(len(student), device=student.device)
+        return F.cross_entropy(student @ teacher.mT / temperature, own)

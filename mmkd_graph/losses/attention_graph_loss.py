@@ -1,0 +1,215 @@
+"""MHGD: graphs between samples, made by the attention of a network that learns the teacher (arXiv 1907.02226)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmkd_graph.graph import align_vectors, attend, attention_graphs, graph_divergence, leading_vectors
+from mmkd_graph.necks import InstancePooling
+from mmkd_graph.registry import MODELS
+
+from .gathering import gather_samples
+from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+
+
+@MODELS.register_module()
+class AttentionGraphLoss(PyramidLoss):
+    r"""How the samples of a batch move from one level to the next, as graphs of multi-head attention.
+
+    A sample is a ground-truth instance (or an image), pooled from every level and compressed to its leading right
+    singular vector: the teacher's first, and of the student's first four the one nearest to it. Between two consecutive
+    levels an attention network, key = next level, query = previous level, gives one graph :math:`G` of all samples per
+    head.
+
+    - Term ``estimator`` trains that network on the teacher alone: from the previous level's vectors and the graphs it
+      must tell the next level's, 1 - cos, with half of the heads dropped at random.
+    - Term ``graph`` reads the student with the same network, its weights and statistics frozen:
+      KL(softmax(tanh :math:`G_S`) ‖ softmax(tanh :math:`G_T`)), the mean over heads and samples. Its gradient goes into
+      the student's features alone.
+
+    Both are summed over the pairs of levels. The vectors come from an eigenvalue problem without gradient and have the
+    damped gradient of first-order perturbation (:func:`mmkd_graph.graph.leading_vectors`), not the paper's of an SVD.
+
+    Args:
+        graph_weight: of the term that teaches the student.
+        estimator_weight: of the term that teaches the network, > 0.
+        num_heads: attention heads, >= 2.
+        samples: ``'instance'`` takes ground-truth boxes, ``'image'`` whole images.
+        pool_size: side of the pooled maps in cells. Up to 5 the eigenvalue problems are batched on CUDA.
+        student_vectors: candidates for the student's vector.
+        max_instances: instances per image, the largest first; ``None`` takes all.
+        gather: take the samples of all ranks together.
+
+    Raises:
+        ValueError: for a choice or number outside what is accepted; names the key.
+
+    Source: *Graph-based Knowledge Distillation by Multi-head Attention Network*, BMVC 2019, arXiv 1907.02226.
+
+    Example:
+        >>> from mmdet.structures import DetDataSample
+        >>> from mmengine.structures import InstanceData
+        >>> sample = DetDataSample()
+        >>> boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0], [16.0, 16.0, 60.0, 60.0]])
+        >>> sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
+        >>> context = DistillContext(data_samples=[sample], strides=(8, 16), batch_shape=(64, 64))
+        >>> loss = AttentionGraphLoss()
+        >>> loss.bind(PyramidSpec(strides=(8, 16), student_channels=(4, 4), teacher_channels=(4, 4), name='mhgd'))
+        >>> pyramid = (torch.rand(1, 4, 8, 8), torch.rand(1, 4, 4, 4))
+        >>> sorted(loss(pyramid, pyramid, context))
+        ['estimator', 'graph']
+    """
+
+    def __init__(
+        self,
+        graph_weight: float = 1.0,
+        estimator_weight: float = 1.0,
+        num_heads: int = 8,
+        samples: str = 'instance',
+        pool_size: int = 5,
+        student_vectors: int = 4,
+        max_instances: int | None = 100,
+        gather: bool = False,
+    ) -> None:
+        super().__init__()
+        for key, value in dict(graph_weight=graph_weight, estimator_weight=estimator_weight).items():
+            if value <= 0:
+                raise ValueError(f'{key}={value}; accepted: a number > 0 (loss_weight=0 switches the whole loss off)')
+        for key, value, least in (
+            ('num_heads', num_heads, 2),
+            ('pool_size', pool_size, 1),
+            ('student_vectors', student_vectors, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f'{key}={value!r}; accepted: an integer >= {least}')
+        if samples not in ('instance', 'image'):
+            raise ValueError(f"samples={samples!r}; accepted: 'instance', 'image'")
+        self.graph_weight, self.estimator_weight, self.num_heads = graph_weight, estimator_weight, num_heads
+        self.samples, self.student_vectors, self.gather = samples, student_vectors, gather
+        self.pool = InstancePooling(pool_size, max_instances)
+        self.register_buffer('steps', torch.zeros((), dtype=torch.long))  # the seed of the dropped heads
+
+    def bind(self, spec: PyramidSpec) -> None:
+        """Create one attention network for each pair of consecutive levels."""
+        if len(spec.strides) < 2:
+            raise ValueError(
+                f'losses.{spec.name}: graphs are between consecutive levels, but the strides {spec.strides} alone are '
+                'paired; accepted: two paired levels or more'
+            )
+        if spec.student_channels != spec.teacher_channels:
+            raise ValueError(
+                f'losses.{spec.name}: the network of the teacher reads the student, but their channels are '
+                f'{spec.teacher_channels} and {spec.student_channels}; accepted: equal ones'
+            )
+        pairs = zip(spec.teacher_channels[:-1], spec.teacher_channels[1:], strict=True)
+        self.networks = nn.ModuleList(AttentionNetwork(before, after, self.num_heads) for before, after in pairs)
+
+    def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
+        """Terms ``graph`` and ``estimator`` of levels (N, C_l, H_l, W_l)."""
+        boxes = self._boxes(context)
+        with torch.autocast(student[0].device.type, enabled=False):
+            with torch.no_grad():
+                pooled = self.pool([x.float() for x in teacher], context.strides, boxes)
+                t = [leading_vectors(x).squeeze(1) for x in pooled]
+            pooled = self.pool([x.float() for x in student], context.strides, boxes)
+            s = [align_vectors(leading_vectors(x, self.student_vectors), y) for x, y in zip(pooled, t, strict=True)]
+            if self.gather:
+                s, t = [gather_samples(x) for x in s], [gather_samples(x) for x in t]
+            kept = self._kept_heads()
+            if len(t[0]) < 2:
+                graph = _attached_zero(s)
+                estimator = _attached_zero(list(self.networks.parameters()))
+            else:
+                graphs, estimates = [], []
+                for i, network in enumerate(self.networks):
+                    estimates.append(network.estimator_loss(t[i], t[i + 1], kept[i]))
+                    with torch.no_grad():
+                        wanted = network.graphs(t[i], t[i + 1], frozen=True)
+                    found = network.graphs(s[i], s[i + 1], frozen=True)
+                    graphs.append(graph_divergence(found, wanted).mean())
+                graph, estimator = torch.stack(graphs).sum(), torch.stack(estimates).sum()
+        return dict(graph=self.graph_weight * graph, estimator=self.estimator_weight * estimator)
+
+    def _boxes(self, context: DistillContext) -> list[Tensor]:
+        if self.samples == 'instance':
+            return self.pool.read(context.data_samples).boxes
+        shapes = [x.metainfo.get('img_shape', context.batch_shape)[:2] for x in context.data_samples]
+        return [torch.tensor([[0.0, 0.0, w, h]], device=self.steps.device) for h, w in shapes]
+
+    def _kept_heads(self) -> Tensor:
+        """(pairs, heads) booleans; in training half of the heads of each pair, drawn by the number of the step."""
+        pairs = len(self.networks)
+        if not self.training:
+            return torch.ones(pairs, self.num_heads, dtype=torch.bool, device=self.steps.device)
+        generator = torch.Generator().manual_seed(int(self.steps))
+        self.steps += 1
+        ranks = torch.rand(pairs, self.num_heads, generator=generator).argsort(dim=1)
+        return (ranks < self.num_heads // 2).to(self.steps.device)
+
+
+class AttentionNetwork(nn.Module):
+    """Attention from the vectors of one level to those of the next, and the estimator that trains it.
+
+    Args:
+        before: channels of the previous level.
+        after: channels of the next level.
+        heads: number of attention heads; each has (before + after) // 2 channels.
+    """
+
+    def __init__(self, before: int, after: int, heads: int) -> None:
+        super().__init__()
+        width, self.heads = (before + after) // 2, heads
+        self.key = nn.Linear(after, heads * width, bias=False)
+        self.key_norm = SampleNorm(heads * width)
+        self.query = nn.Linear(before, heads * width, bias=False)
+        self.query_norm = SampleNorm(heads * width)
+        self.value = nn.Linear(before, width, bias=False)
+        self.value_norm = SampleNorm(width)
+        self.output = nn.Linear(heads * width, after)
+
+    def graphs(self, before: Tensor, after: Tensor, frozen: bool = False) -> Tensor:
+        """(heads, K, K) of (K, before) and (K, after) vectors; ``frozen`` leaves weights and statistics alone."""
+        keys, queries = (
+            norm(F.linear(x, linear.weight.detach() if frozen else linear.weight), frozen)
+            for x, linear, norm in ((after, self.key, self.key_norm), (before, self.query, self.query_norm))
+        )
+        return attention_graphs(keys, queries, self.heads)
+
+    def estimator_loss(self, before: Tensor, after: Tensor, kept: Tensor) -> Tensor:
+        """Mean of 1 - cos between ``after`` and what is told of it from ``before``; scalar."""
+        values = self.value_norm(self.value(before)).relu()
+        told = self.output(attend(self.graphs(before, after), values, kept))
+        return (1 - F.cosine_similarity(told, after, dim=1)).mean()
+
+
+class SampleNorm(nn.Module):
+    """Batch normalisation of (K, channels) over the samples.
+
+    Not an ``nn.BatchNorm1d``: ``sync_bn`` would make that one wait for the other ranks, which may have no samples.
+
+    Args:
+        channels: number of channels.
+        momentum: of the running statistics.
+    """
+
+    def __init__(self, channels: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer('running_mean', torch.zeros(channels))
+        self.register_buffer('running_var', torch.ones(channels))
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """Normalise by the batch in training, by the running statistics otherwise and where ``frozen``."""
+        statistics = self.running_mean, self.running_var
+        if frozen:
+            return F.batch_norm(x, *statistics, self.weight.detach(), self.bias.detach())
+        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum)
+
+
+def _attached_zero(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([x.flatten()[:0].sum() for x in tensors]).sum()

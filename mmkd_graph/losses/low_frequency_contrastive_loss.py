@@ -1,0 +1,141 @@
+"""LFCC: low-frequency contrastive distillation across architectures (arXiv 2405.18524)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmkd_graph.graph import info_nce
+from mmkd_graph.necks import InstancePooling, LowPassPyramid
+from mmkd_graph.registry import MODELS
+
+from .gathering import gather_samples
+from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+
+SAMPLES = ('instances', 'images')
+
+
+@MODELS.register_module()
+class LowFrequencyContrastiveLoss(PyramidLoss):
+    r"""The student must find each sample among the teacher's, by the low frequencies of its features.
+
+    For student and teacher, every level is cut into samples (RoIAlign, ``output_size`` cells a side), filtered at
+    several scales, projected to a compact space and normalised: :class:`~mmkd_graph.necks.LowPassPyramid`. Per level
+    and scale :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`: the positive is
+    the teacher's view of the same sample, the negatives are its views of the others. Term ``contrast`` is the mean
+    over scales and levels. All of it runs in float32 under autocast. One sample (on all ranks together, with
+    ``gather``) has nothing to be told from: exactly 0, attached.
+
+    The teacher's features take no gradient; its projection (and its filters, if learned) are parameters of this loss.
+    Both sides have their own projection, so student and teacher may have different widths (``adapter='never'``).
+    Embeddings that collapse are no solution: see :func:`~mmkd_graph.graph.info_nce`. What a learned projection of the
+    teacher can do is to choose directions in which its samples are easily told apart and easily matched;
+    ``teacher_projection='fixed'`` keeps the teacher's geometry as it is (a random orthogonal projection).
+
+    Args:
+        embed_channels: channels of the compact space; 128 as in CRD (arXiv 1910.10699).
+        temperature: :math:`\tau`; 0.07 as in CRD.
+        scales: sides of the low-pass windows, in cells of the pooled samples, at most ``output_size``.
+        samples: ``'instances'``, the ground-truth boxes; or ``'images'``, the part of the batch that is not padding.
+        output_size: cells per side of a pooled sample; 8 is what the default scales need.
+        max_instances: keep at most so many instances per image, the largest; ``None`` keeps all.
+        student_filters: ``'learned'`` or ``'average'``, see :class:`~mmkd_graph.necks.LowPassPyramid`.
+        teacher_filters: the same on the teacher's side; ``'average'`` leaves its low frequencies as they are.
+        teacher_projection: ``'learned'`` or ``'fixed'``.
+        gather: contrast with the samples of all ranks. Value and gradient are those of one rank with all samples.
+        level_weights: one weight per paired level, finest first, normalised to mean 1; default: all alike.
+
+    Raises:
+        ValueError: for a choice or number outside what is accepted; names the key.
+
+    Source: arXiv 2405.18524 (the idea; its defaults are not known to us, see ``docs/lfcc.md``).
+
+    Example:
+        >>> import torch
+        >>> from mmdet.structures import DetDataSample
+        >>> loss = LowFrequencyContrastiveLoss(samples='images')
+        >>> loss.bind(PyramidSpec((8,), student_channels=(16,), teacher_channels=(24,), name='lfcc'))
+        >>> student, teacher = torch.rand(1, 16, 8, 8), torch.rand(1, 24, 8, 8)
+        >>> samples = [DetDataSample(metainfo=dict(img_shape=(64, 64)))]
+        >>> loss((student,), (teacher,), DistillContext(samples, (8,), (64, 64)))['contrast'].item()  # one image
+        0.0
+    """
+
+    any_width = True
+
+    def __init__(
+        self,
+        embed_channels: int = 128,
+        temperature: float = 0.07,
+        scales: Sequence[int] = (1, 2, 4, 8),
+        samples: str = 'instances',
+        output_size: int = 8,
+        max_instances: int | None = None,
+        student_filters: str = 'learned',
+        teacher_filters: str = 'average',
+        teacher_projection: str = 'learned',
+        gather: bool = False,
+        level_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f'temperature={temperature}; accepted: a number > 0')
+        if samples not in SAMPLES:
+            raise ValueError(f'samples={samples!r}; accepted: {", ".join(map(repr, SAMPLES))}')
+        self.pooling = InstancePooling(output_size, max_instances)
+        sides = dict(
+            student=dict(filters=student_filters), teacher=dict(filters=teacher_filters, projection=teacher_projection)
+        )
+        self._sides: dict[str, dict[str, Any]] = {
+            side: dict(embed_channels=embed_channels, scales=scales, **options) for side, options in sides.items()
+        }
+        for side, options in self._sides.items():
+            try:  # one without levels, for its checks: the levels are known in bind()
+                LowPassPyramid([], **options)
+            except ValueError as error:
+                prefix = f'{side}_' if str(error).startswith(('filters', 'projection')) else ''
+                raise ValueError(f'{prefix}{error}') from error
+        if max(scales) > output_size:
+            raise ValueError(f'scales={tuple(scales)}; accepted: at most the output_size, {output_size}')
+        self.temperature, self.samples, self.gather = temperature, samples, gather
+        self.level_weights = level_weights
+
+    def bind(self, spec: PyramidSpec) -> None:
+        """Create filters and projections for the pyramids' channels; check ``level_weights``."""
+        if self.level_weights is not None and (
+            len(self.level_weights) != len(spec.strides) or sum(self.level_weights) <= 0
+        ):
+            raise ValueError(
+                f'losses.{spec.name}.level_weights={self.level_weights}; accepted: one number per paired level, '
+                f'{len(spec.strides)} of them for the strides {spec.strides}, not all 0'
+            )
+        self.student = LowPassPyramid(spec.student_channels, **self._sides['student'])
+        self.teacher = LowPassPyramid(spec.teacher_channels, **self._sides['teacher'])
+
+    def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
+        """Term ``contrast`` of levels (N, C_l, H_l, W_l); student and teacher may have different channels."""
+        shares = self.level_weights or [1.0] * len(student)
+        with torch.autocast(student[0].device.type, enabled=False):
+            boxes = self._boxes(student[0], context)
+            sides = (self.student, student), (self.teacher, [level.detach() for level in teacher])
+            embedded = [neck(self.pooling(levels, context.strides, boxes)) for neck, levels in sides]
+            # One row per sample with everything in it, so that gathering is one message.
+            parts = [scale.flatten(1) for side in embedded for level in side for scale in level]
+            rows = torch.cat(parts, dim=1)
+            if self.gather:
+                rows = gather_samples(rows)
+            parts = rows.split([part.shape[1] for part in parts], dim=1)
+            half = len(parts) // 2
+            values = [info_nce(s, t, self.temperature) for s, t in zip(parts[:half], parts[half:], strict=True)]
+            levels = torch.stack(values).view(len(student), -1).mean(dim=1)
+            value = (levels * levels.new_tensor(shares)).sum() / sum(shares)
+        return dict(contrast=value)
+
+    def _boxes(self, level: Tensor, context: DistillContext) -> list[Tensor]:
+        if self.samples == 'instances':
+            return self.pooling.read(context.data_samples).boxes
+        shapes = [sample.metainfo.get('img_shape', context.batch_shape)[:2] for sample in context.data_samples]
+        return [level.new_tensor([[0, 0, width, height]], dtype=torch.float32) for height, width in shapes]

@@ -1,0 +1,164 @@
+"""REFILLED: relationship matching, for teachers that know other classes (arXiv 2205.01915)."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmkd_graph.graph import center_divergence, semihard_tuples, tuple_divergence, unit_vertices
+from mmkd_graph.necks import InstancePooling
+from mmkd_graph.registry import MODELS
+
+from .gathering import gather_samples
+from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+
+
+@MODELS.register_module()
+class RelationshipMatchingLoss(PyramidLoss):
+    r"""How instances compare, and a classifier made of the teacher's class centres.
+
+    Nothing of the teacher's classes is used: its pyramid embeds the student's instances, and the labels are the
+    student's. So the teacher may know the same classes, others, or some of both.
+
+    *Embedding.* An instance's embedding is the mean over its ground-truth box of every level. Term ``embedding``
+    compares them (each level's part of unit length) inside tuples of an anchor, a positive of its class and the
+    semi-hard negatives of the **student's** space: KL(teacher ‖ student) of softmax(-distance / :math:`\tau_1`).
+
+    *Local classifier.* The mean of each class's teacher embeddings over the training so far, on all ranks, is the
+    class's centre (a buffer). Term ``classifier``: the inner products with the centres of the classes in the batch are
+    the teacher's scores for an instance, and a linear classifier on the student's embedding, which the plain student
+    does not have, learns their softmax at :math:`\tau_2`.
+
+    Mining sorts each anchor's negatives once and is written here: a few lines of K² log K steps, no draw, and the same
+    triplets as pytorch-metric-learning's ``TripletMarginMiner(type_of_triplets='semihard')``, which lists K³ of them
+    and has to be grouped into tuples again.
+
+    Args:
+        num_classes: of the **student's** data set. Must be given.
+        embedding_weight: of the tuples. The authors multiply by 1000 a mean that counts every comparison twice.
+        classifier_weight: of the local classifier; the authors' code leaves its value open.
+        embedding_temperature: :math:`\tau_1`, in the unit of distances of unit vectors.
+        classifier_temperature: :math:`\tau_2`, in the unit of the inner products.
+        margin: of the semi-hard negatives.
+        num_negatives: at most so many per tuple, the nearest; ``None`` takes all. A tuple with fewer keeps those.
+        max_instances: instances per image, the largest first; ``None`` takes all.
+        gather: take instances, tuples and present classes from all ranks together.
+
+    Raises:
+        ValueError: for a number outside what is accepted; names the key.
+
+    Source: arXiv 2205.01915 and its predecessor *Distilling Cross-Task Knowledge via Relationship Matching*, CVPR 2020.
+
+    Example:
+        >>> from mmdet.structures import DetDataSample
+        >>> from mmengine.structures import InstanceData
+        >>> sample = DetDataSample()
+        >>> boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0], [16.0, 16.0, 60.0, 60.0]])
+        >>> sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
+        >>> context = DistillContext(data_samples=[sample], strides=(8,), batch_shape=(64, 64))
+        >>> loss = RelationshipMatchingLoss(num_classes=3)
+        >>> loss.bind(PyramidSpec(strides=(8,), student_channels=(4,), teacher_channels=(4,), name='refilled'))
+        >>> level = torch.rand(1, 4, 8, 8)
+        >>> sorted(loss((level,), (level,), context))
+        ['classifier', 'embedding']
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        embedding_weight: float = 500.0,
+        classifier_weight: float = 1.0,
+        embedding_temperature: float = 4.0,
+        classifier_temperature: float = 2.0,
+        margin: float = 0.2,
+        num_negatives: int | None = None,
+        max_instances: int | None = 100,
+        gather: bool = False,
+    ) -> None:
+        super().__init__()
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(
+                f"num_classes={num_classes!r}; accepted: the classes of the student's data set, an integer >= 1"
+            )
+        for key, value in dict(embedding_weight=embedding_weight, classifier_weight=classifier_weight).items():
+            if value < 0:
+                raise ValueError(f'{key}={value}; accepted: a number >= 0')
+        if not embedding_weight and not classifier_weight:
+            raise ValueError('embedding_weight and classifier_weight are both 0; accepted: at least one > 0')
+        positive = dict(
+            embedding_temperature=embedding_temperature, classifier_temperature=classifier_temperature, margin=margin
+        )
+        for key, value in positive.items():
+            if value <= 0:
+                raise ValueError(f'{key}={value}; accepted: a number > 0')
+        if num_negatives is not None and num_negatives < 1:
+            raise ValueError(f'num_negatives={num_negatives}; accepted: None or an integer >= 1')
+        self.num_classes, self.margin, self.num_negatives, self.gather = num_classes, margin, num_negatives, gather
+        self.embedding_weight, self.classifier_weight = embedding_weight, classifier_weight
+        self.embedding_temperature, self.classifier_temperature = embedding_temperature, classifier_temperature
+        self.pool = InstancePooling(output_size=1, max_instances=max_instances)
+
+    def bind(self, spec: PyramidSpec) -> None:
+        """Create the instance classifier and the class centres, if there is a classifier term."""
+        self._key = f'losses.{spec.name}.num_classes'
+        if self.classifier_weight:
+            self.classifier = nn.Linear(sum(spec.student_channels), self.num_classes)
+            self.register_buffer('centers', torch.zeros(self.num_classes, sum(spec.teacher_channels)))
+            self.register_buffer('counts', torch.zeros(self.num_classes, dtype=torch.long))
+
+    def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
+        """Terms ``embedding`` and ``classifier`` of levels (N, C_l, H_l, W_l), as far as switched on.
+
+        Raises:
+            ValueError: if the batch has a label that is not below ``num_classes``.
+        """
+        instances = self.pool.read(context.data_samples)
+        labels = instances.labels.to(student[0].device)
+        if len(labels) and int(labels.max()) >= self.num_classes:
+            raise ValueError(
+                f'{self._key}={self.num_classes}, but the batch has the label {int(labels.max())}; accepted: '
+                "the number of classes of the student's data set"
+            )
+        widths_s, widths_t = [x.shape[1] for x in student], [x.shape[1] for x in teacher]
+        with torch.autocast(student[0].device.type, enabled=False):
+            s, t = (
+                torch.cat([x.flatten(1).float() for x in self.pool(pyramid, context.strides, instances.boxes)], dim=1)
+                for pyramid in (student, [x.detach() for x in teacher])
+            )
+            if self.gather:
+                s, t, labels = gather_samples(s), gather_samples(t), gather_samples(labels)
+            terms = {}
+            if self.embedding_weight:
+                unit_s, unit_t = _unit_parts(s, widths_s), _unit_parts(t, widths_t)
+                tuples = semihard_tuples(unit_s, labels, self.margin, self.num_negatives)
+                value = tuple_divergence(unit_s, unit_t, tuples, self.embedding_temperature)
+                terms['embedding'] = self.embedding_weight * value
+            if self.classifier_weight:
+                if self.training:
+                    self._follow(t, labels)
+                here = torch.zeros_like(self.counts, dtype=torch.bool).index_fill_(0, labels, True)
+                known = here & (self.counts > 0)  # in eval mode a class may have no centre yet
+                value = center_divergence(
+                    self.classifier(s)[:, known], t, self.centers[known], self.classifier_temperature
+                )
+                terms['classifier'] = self.classifier_weight * value
+        return terms
+
+    @torch.no_grad()
+    def _follow(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Take (K, D) embeddings into the running class means, those of the other ranks too."""
+        member = F.one_hot(labels, self.num_classes)
+        sums, counts = member.to(embeddings).mT @ embeddings, member.sum(dim=0)
+        if not self.gather:
+            all_reduce(sums)
+            all_reduce(counts)
+        self.counts += counts
+        self.centers += (sums - counts.unsqueeze(1) * self.centers) / self.counts.clamp(min=1).unsqueeze(1)
+
+
+def _unit_parts(embeddings: Tensor, widths: list[int]) -> Tensor:
+    """(K, ΣC_l) embeddings whose levels all have the same length, and the whole unit length; dead ones stay 0."""
+    parts = [unit_vertices(part.unsqueeze(1)).squeeze(1) for part in embeddings.split(widths, dim=1)]
+    return torch.cat(parts, dim=1) / len(widths) ** 0.5

@@ -1,0 +1,165 @@
+"""Instance pooling: the ground-truth instances of a batch, cut out of every level of a pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from mmcv.ops import RoIAlign
+from mmdet.structures.bbox import BaseBoxes
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmkd_graph.graph.precision import no_autocast, widen
+from mmkd_graph.registry import MODELS
+
+
+class Instances(NamedTuple):
+    """The ground-truth instances of a batch, K in all, image by image.
+
+    Attributes:
+        boxes: one (K_i, 4) tensor per image: x1, y1, x2, y2 in pixels of the padded batch input.
+        labels: (K,) class indices of the student's data set.
+        images: (K,) index of each instance's image in the batch.
+    """
+
+    boxes: list[Tensor]
+    labels: Tensor
+    images: Tensor
+
+
+def read_instances(data_samples: Sequence, max_instances: int | None = None) -> Instances:
+    """Boxes, labels and image indices of a batch's ground truth, as plain tensors.
+
+    Only ``gt_instances`` are read: what a data set marks as difficult or crowd is in ``ignored_instances`` and is not
+    used. Boxes without area or with a coordinate that is not finite are dropped.
+
+    Args:
+        data_samples: ``DetDataSample`` list; boxes may be tensors (x1, y1, x2, y2) or of any ``BaseBoxes`` type.
+        max_instances: keep at most so many per image, the largest by area. Equal areas are told apart by coordinates
+            and label, so the choice does not depend on the order of the instances. ``None`` keeps all.
+
+    Returns:
+        The instances, within an image in their given order.
+
+    Raises:
+        ValueError: if a sample has no ``gt_instances`` with ``bboxes`` and ``labels``, or for ``max_instances`` < 1.
+
+    Example:
+        >>> from mmdet.structures import DetDataSample
+        >>> from mmengine.structures import InstanceData
+        >>> sample = DetDataSample()
+        >>> boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 16.0, 16.0]])
+        >>> sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([3, 4, 5]))
+        >>> read_instances([sample])
+        Instances(boxes=[tensor([[ 0.,  0.,  8.,  8.],
+                [ 0.,  0., 16., 16.]])], labels=tensor([3, 5]), images=tensor([0, 0]))
+        >>> read_instances([sample], max_instances=1).labels
+        tensor([5])
+    """
+    _check_cap(max_instances)
+    all_boxes, all_labels, images = [], [], []
+    for i, sample in enumerate(data_samples):
+        truth = sample.get('gt_instances', None)
+        if truth is None or 'bboxes' not in truth or 'labels' not in truth:
+            raise ValueError(f'data_samples[{i}]: no gt_instances with bboxes and labels; accepted: annotated samples')
+        boxes = truth.bboxes.convert_to('hbox').tensor if isinstance(truth.bboxes, BaseBoxes) else truth.bboxes
+        sides = boxes[:, 2:] - boxes[:, :2]
+        sound = (sides > 0).all(1) & boxes.isfinite().all(1)
+        boxes, labels, area = boxes[sound], truth.labels[sound], sides[sound].prod(1)
+        if max_instances is not None and len(boxes) > max_instances:
+            order = torch.arange(len(boxes), device=boxes.device)
+            for key in (labels, *boxes.unbind(1), -area):  # the last key decides first
+                order = order[key[order].argsort(stable=True)]
+            kept = order[:max_instances].sort().values
+            boxes, labels = boxes[kept], labels[kept]
+        all_boxes.append(boxes)
+        all_labels.append(labels)
+        images.append(torch.full_like(labels, i, dtype=torch.long))
+    if not all_boxes:
+        return Instances([], torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+    return Instances(all_boxes, torch.cat(all_labels), torch.cat(images))
+
+
+@MODELS.register_module()
+class InstancePooling(BaseModule):
+    """RoIAlign of every box from every level of a pyramid, not only from the level that fits its size.
+
+    ``aligned=True``, as many sampling points per bin as it has cells. float32, or float64 for a float64 level.
+
+    Args:
+        output_size: s, cells per side of the pooled maps.
+        max_instances: cap per image of :meth:`read`, the largest first; ``None`` keeps all.
+        levels: ``'all'``, or the indices of the levels to pool from, in the order wanted.
+
+    Raises:
+        ValueError: for a number or choice outside what is accepted; names the key.
+
+    Source: RoIAlign, arXiv 1703.06870.
+
+    Example:
+        >>> pool = InstancePooling(output_size=2)
+        >>> pyramid = (torch.ones(2, 3, 8, 8), torch.ones(2, 5, 4, 4))
+        >>> boxes = [torch.tensor([[8.0, 8.0, 40.0, 56.0]]), torch.zeros(0, 4)]
+        >>> [tuple(x.shape) for x in pool(pyramid, (8, 16), boxes)]
+        [(1, 3, 2, 2), (1, 5, 2, 2)]
+    """
+
+    def __init__(
+        self, output_size: int = 7, max_instances: int | None = None, levels: str | Sequence[int] = 'all'
+    ) -> None:
+        super().__init__()
+        if isinstance(output_size, bool) or not isinstance(output_size, int) or output_size < 1:
+            raise ValueError(f'output_size={output_size!r}; accepted: an integer >= 1')
+        _check_cap(max_instances)
+        if levels != 'all' and (
+            isinstance(levels, str) or not levels or any(not isinstance(i, int) or i < 0 for i in levels)
+        ):
+            raise ValueError(f"levels={levels!r}; accepted: 'all', or indices >= 0 of paired levels, finest first")
+        self.output_size, self.max_instances, self.levels = output_size, max_instances, levels
+
+    def read(self, data_samples: Sequence) -> Instances:
+        """:func:`read_instances` with this pooling's cap."""
+        return read_instances(data_samples, self.max_instances)
+
+    def forward(self, pyramid: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """Pool K boxes, image by image.
+
+        Args:
+            pyramid: levels of shape (N, C_l, H_l, W_l).
+            strides: stride of every level, in input pixels per cell.
+            boxes: one (K_i, 4) tensor per image: x1, y1, x2, y2 in pixels of the padded batch input.
+
+        Returns:
+            One (K, C_l, s, s) tensor per level; without boxes (0, C_l, s, s), still attached to the level's graph.
+
+        Raises:
+            ValueError: if levels, strides and images do not match in number.
+        """
+        if len(strides) != len(pyramid):
+            raise ValueError(f'strides: {len(strides)} for {len(pyramid)} levels; accepted: one per level')
+        if any(len(level) != len(boxes) for level in pyramid):
+            raise ValueError(
+                f'boxes: of {len(boxes)} images; accepted: one tensor for each of {len(pyramid[0])} images'
+            )
+        chosen = range(len(pyramid)) if self.levels == 'all' else self.levels
+        if max(chosen) >= len(pyramid):
+            raise ValueError(f'levels={self.levels!r}; accepted: indices below {len(pyramid)}, the number of levels')
+        return [self._pool(pyramid[i], strides[i], boxes) for i in chosen]
+
+    def _pool(self, level: Tensor, stride: int, boxes: Sequence[Tensor]) -> Tensor:
+        (level,) = widen(level)
+        if not sum(len(b) for b in boxes):
+            return level[:0, :, :1, :1].expand(-1, -1, self.output_size, self.output_size)
+        rois = torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])
+        align = RoIAlign(self.output_size, 1 / stride, sampling_ratio=0, aligned=True)
+        with no_autocast(level):
+            return align(level.contiguous(), rois.to(level))  # the operator reads a cropped level wrongly
+
+
+def _check_cap(max_instances: int | None) -> None:
+    if max_instances is not None and (
+        isinstance(max_instances, bool) or not isinstance(max_instances, int) or max_instances < 1
+    ):
+        raise ValueError(f'max_instances={max_instances!r}; accepted: None or an integer >= 1')

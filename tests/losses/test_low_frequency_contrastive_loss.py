@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import itertools
+import math
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmkd_graph.losses import DistillContext, LowFrequencyContrastiveLoss, PyramidSpec
+
+STRIDES = (8, 16)
+SPEC = PyramidSpec(STRIDES, student_channels=(6, 7), teacher_channels=(9, 10), name='lfcc')
+BOXES = (((4, 4, 60, 40), (20, 10, 50, 60), (0, 30, 30, 64)), ((8, 8, 56, 56), (30, 0, 64, 20)))
+
+
+def pyramid(channels, seed=0, batch=2, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    levels = zip(channels, STRIDES, strict=True)
+    return tuple(torch.randn(batch, c, 64 // s, 64 // s, generator=generator).to(dtype) for c, s in levels)
+
+
+def student_of(seed=1, **kwargs):
+    return pyramid(SPEC.student_channels, seed, **kwargs)
+
+
+def teacher_of(seed=2, **kwargs):
+    return pyramid(SPEC.teacher_channels, seed, **kwargs)
+
+
+def context(boxes=BOXES, shape=(64, 64), wrap=lambda x: x):
+    samples = []
+    for rows in boxes:
+        sample = DetDataSample(metainfo=dict(img_shape=shape))
+        rows = torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
+        sample.gt_instances = InstanceData(bboxes=wrap(rows), labels=torch.zeros(len(rows), dtype=torch.long))
+        samples.append(sample)
+    return DistillContext(samples, STRIDES, (64, 64))
+
+
+def build(spec=SPEC, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        loss = LowFrequencyContrastiveLoss(**dict(embed_channels=5) | options)
+        loss.bind(spec)
+    return loss
+
+
+def run(loss, student, teacher, where=None):
+    student = tuple(x.detach().requires_grad_() for x in student)
+    terms = loss(student, teacher, where or context())
+    assert set(terms) == {'contrast'}
+    return terms['contrast'].detach(), torch.autograd.grad(terms['contrast'], [*student, *learned(loss)])
+
+
+def learned(loss):
+    return [p for p in loss.parameters() if p.requires_grad]
+
+
+def read_with_loops(loss, student, teacher, temperature, scales):
+    """The definition again, in float64 and with loops, from the pooled samples on."""
+    boxes = loss.pooling.read(context().data_samples).boxes
+    values = []
+    for index in range(2):
+        embedded = {}
+        for side, levels, neck in (('s', student, loss.student), ('t', teacher, loss.teacher)):
+            pooled = loss.pooling(levels, STRIDES, boxes)[index].double().numpy()
+            projection = neck.projections[index].weight.detach().double().numpy()[:, :, 0, 0]
+            logits = {int(s): x.detach().double().numpy() for s, x in neck.logits[index].items()}
+            for scale in scales:
+                cells = pooled.shape[-1] // scale
+                out = np.zeros((len(pooled), len(projection), cells, cells))
+                for k, d, y, x in np.ndindex(out.shape):
+                    for c in range(pooled.shape[1]):
+                        window = pooled[k, c, y * scale : (y + 1) * scale, x * scale : (x + 1) * scale]
+                        weights = np.exp(logits[scale][c]) if scale in logits else np.ones((scale, scale))
+                        out[k, d, y, x] += projection[d, c] * (window * weights / weights.sum()).sum()
+                rows = out.reshape(len(out), -1)
+                embedded[side, scale] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for scale in scales:
+            similar = np.exp(embedded['s', scale] @ embedded['t', scale].T / temperature)
+            values.append(np.mean([-math.log(similar[i, i] / similar[i].sum()) for i in range(len(similar))]))
+    return np.mean(values)
+
+
+def test_value_against_a_float64_reading_of_the_formula():
+    loss = build(output_size=4, scales=(1, 2, 4), temperature=0.3)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for level in loss.student.logits:
+            for logits in level.values():
+                logits.copy_(torch.randn(logits.shape, generator=generator))
+    student, teacher = student_of(), teacher_of()
+    found, _ = run(loss, student, teacher)
+    assert found.item() == pytest.approx(read_with_loops(loss, student, teacher, 0.3, (1, 2, 4)), rel=1e-5)
+
+
+def test_the_right_pairing_is_the_least_of_all():
+    """A student equal to its teacher does not cost nothing, but any other pairing of the images costs more."""
+    spec = PyramidSpec(STRIDES, SPEC.teacher_channels, SPEC.teacher_channels, 'lfcc')
+    loss = build(spec, samples='images', student_filters='average')
+    loss.student.load_state_dict(loss.teacher.state_dict())
+    teacher, where = teacher_of(batch=4), context([()] * 4)
+    values = {
+        order: run(loss, tuple(x[list(order)] for x in teacher), teacher, where)[0].item()
+        for order in itertools.permutations(range(4))
+    }
+    assert min(values, key=values.get) == (0, 1, 2, 3)
+    assert values[0, 1, 2, 3] > 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_the_order_of_instances_and_images_does_not_matter(seed):
+    generator = torch.Generator().manual_seed(seed)
+    mixed = [[rows[i] for i in torch.randperm(len(rows), generator=generator)] for rows in BOXES]
+    loss, student, teacher = build(), student_of(), teacher_of()
+    wanted, _ = run(loss, student, teacher)
+    flipped = [tuple(x.flip(0) for x in side) for side in (student, teacher)]
+    torch.testing.assert_close(run(loss, student, teacher, context(mixed))[0], wanted)
+    torch.testing.assert_close(run(loss, *flipped, context(mixed[::-1]))[0], wanted)
+
+
+def test_boxes_of_either_kind_are_read():
+    loss, student, teacher = build(), student_of(), teacher_of()
+    wanted, _ = run(loss, student, teacher)
+    assert torch.equal(run(loss, student, teacher, context(wrap=HorizontalBoxes))[0], wanted)
+
+
+@pytest.mark.parametrize('teacher_projection', ['learned', 'fixed'])
+def test_gradient_steps_find_the_pairs(teacher_projection):
+    loss, teacher = build(teacher_projection=teacher_projection), teacher_of()
+    student = tuple(x.requires_grad_() for x in student_of())
+    before = [p.clone() for p in loss.teacher.parameters()]
+    optimizer = torch.optim.Adam([*student, *learned(loss)], lr=0.02)
+    values = []
+    for _ in range(25):
+        value = loss(student, teacher, context())['contrast']
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[0] > 0.9 * math.log(5)
+    assert values[-1] < 0.3 * values[0]
+    moved = any(not torch.equal(a, b) for a, b in zip(before, loss.teacher.parameters(), strict=True))
+    assert moved == (teacher_projection == 'learned')
+
+
+def test_collapse_is_no_solution():
+    """Samples that all point nearly the same way cost log K; training the projections alone draws them apart."""
+    loss, where = build(samples='images'), context([()] * 6)
+    # a mean that all samples share
+    student, teacher = (tuple(x + 5 for x in side) for side in (student_of(batch=6), teacher_of(batch=6)))
+    pooled = loss.pooling(teacher, STRIDES, loss._boxes(teacher[0], where))
+
+    def likeness():
+        with torch.no_grad():
+            rows = loss.teacher(pooled)[0][0].flatten(1)
+        return (rows @ rows.T).mean()
+
+    assert likeness() > 0.9
+    optimizer = torch.optim.Adam(learned(loss), lr=0.02)
+    values = []
+    for _ in range(40):
+        value = loss(student, teacher, where)['contrast']
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[0] == pytest.approx(math.log(6), rel=0.05)
+    assert values[-1] < 0.6 * values[0]
+    assert likeness() < 0.7
+
+
+@pytest.mark.parametrize('boxes', [((), ()), (((4, 4, 60, 40),), ()), (((4, 4, 4, 40),), ())])
+def test_nothing_to_contrast_is_an_attached_zero(boxes):
+    value, grads = run(build(), student_of(), teacher_of(), context(boxes))
+    assert value.item() == 0
+    assert all(not grad.any() for grad in grads)  # there is one for each: nothing is left unused
+
+
+HARD = {
+    'dead': lambda x: torch.zeros_like(x),
+    'dead channels': lambda x: x * (torch.arange(x.shape[1]) % 3 > 0).view(1, -1, 1, 1),
+    'constant': lambda x: torch.ones_like(x) * torch.arange(x.shape[1]).view(1, -1, 1, 1),
+    'huge': lambda x: x * 1e4,
+    'tiny': lambda x: x * 1e-6,
+}
+
+
+@pytest.mark.parametrize('samples', ['instances', 'images'])
+@pytest.mark.parametrize('hard', HARD)
+def test_hard_features_give_finite_values_and_gradients(samples, hard):
+    make, keep = HARD[hard], lambda x: x
+    for on_student, on_teacher in ((make, make), (make, keep), (keep, make)):
+        student, teacher = tuple(map(on_student, student_of())), tuple(map(on_teacher, teacher_of()))
+        value, grads = run(build(samples=samples), student, teacher)
+        assert value.isfinite() and all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    loss, sides = build(), (student_of(dtype=dtype), teacher_of(dtype=dtype))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        value, grads = run(loss, *sides)
+    wanted, _ = run(loss, *(tuple(x.float() for x in side) for side in sides))
+    assert value.dtype == torch.float32 and torch.equal(value, wanted)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_the_teacher_gets_no_gradient():
+    teacher = tuple(x.requires_grad_() for x in teacher_of())
+    loss = build()
+    loss(student_of(), teacher, context())['contrast'].backward()
+    assert all(x.grad is None for x in teacher)
+    assert all(p.grad.abs().sum() > 0 for p in loss.teacher.projections.parameters())
+
+
+def test_what_is_learned_on_each_side():
+    def names(**options):
+        return {name.split('.')[0] + '.' + name.split('.')[1] for name, p in named(build(**options))}
+
+    def named(loss):
+        return [(name, p) for name, p in loss.named_parameters() if p.requires_grad]
+
+    assert names() == {'student.logits', 'student.projections', 'teacher.projections'}
+    assert names(teacher_projection='fixed', student_filters='average') == {'student.projections'}
+    assert names(teacher_filters='learned') - names() == {'teacher.logits'}
+
+
+def test_the_global_random_generator_is_left_alone():
+    loss, state = build(), torch.get_rng_state()
+    run(loss, student_of(), teacher_of())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_images_end_where_their_padding_begins():
+    loss, student, teacher = build(samples='images'), student_of(), teacher_of()
+    where = context(shape=(32, 32))
+    wanted, _ = run(loss, student, teacher, where)
+    for x in (*student, *teacher):
+        cells = 32 // (64 // x.shape[-1])
+        x[..., cells + 1 :, :] = 100  # bilinear sampling reads one cell further
+        x[..., :, cells + 1 :] = 100
+    assert torch.equal(run(loss, student, teacher, where)[0], wanted)
+    assert not torch.equal(run(loss, student, teacher)[0], wanted)
+
+
+def test_level_weights_average_the_levels():
+    student, teacher = student_of(), teacher_of()
+    plain, first, weighted = (
+        run(build(level_weights=weights), student, teacher)[0] for weights in (None, (1, 0), (3, 1))
+    )
+    second = 2 * plain - first
+    torch.testing.assert_close(weighted, (3 * first + second) / 4)
+    assert not torch.isclose(first, second)
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(temperature=0), 'temperature=0'),
+        (dict(samples='pixels'), "samples='pixels'.*'images'"),
+        (dict(scales=(1, 16)), r'scales=\(1, 16\).*output_size, 8'),
+        (dict(scales=()), 'scales'),
+        (dict(embed_channels=0), 'embed_channels=0'),
+        (dict(output_size=0), 'output_size=0'),
+        (dict(max_instances=0), 'max_instances=0'),
+        (dict(student_filters='max'), "^student_filters='max'.*'average'"),
+        (dict(teacher_filters='max'), "^teacher_filters='max'"),
+        (dict(teacher_projection='none'), "^teacher_projection='none'.*'fixed'"),
+    ],
+)
+def test_bad_options_name_the_key(options, words):
+    with pytest.raises(ValueError, match=words):
+        LowFrequencyContrastiveLoss(**options)
+
+
+def test_level_weights_must_fit_the_levels():
+    with pytest.raises(ValueError, match=r'losses\.lfcc\.level_weights.*2 of them'):
+        LowFrequencyContrastiveLoss(level_weights=(1, 2, 3)).bind(SPEC)
+
+
+# ------------------------------------------------------------------------------------------------ several ranks
+
+
+class Model(nn.Module):
+    """Something to train on the student's side, and the loss."""
+
+    def __init__(self, gather):
+        super().__init__()
+        self.loss = build(gather=gather)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.levels = nn.ModuleList(nn.Conv2d(c, c, 1) for c in SPEC.student_channels)
+
+    def forward(self, images, boxes):
+        student = tuple(conv(x[images]) for conv, x in zip(self.levels, student_of(), strict=True))
+        return self.loss(student, tuple(x[images] for x in teacher_of()), context(boxes))['contrast']
+
+
+def step(model, images, boxes):
+    value = model(images, boxes)
+    value.backward()
+    return value.item()
+
+
+CASES = {
+    'another number on each': BOXES,
+    'none on one': (BOXES[0], ()),
+    'one on each': (BOXES[0][:1], BOXES[1][:1]),
+    'none at all': ((), ()),
+}
+
+
+def work(rank, port, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+    results = {}
+    for name, boxes in CASES.items():
+        model = DistributedDataParallel(Model(gather=True))
+        value = step(model, [rank], boxes[rank : rank + 1])
+        results[name] = value, {key: p.grad for key, p in model.module.named_parameters()}
+    results['alone'] = Model(gather=False)([rank], BOXES[rank : rank + 1]).item()
+    torch.save(results, folder / f'{rank}.pth')
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.timeout(120)
+def test_two_ranks_contrast_like_one_with_all_samples(tmp_path: Path):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    mp.spawn(work, (port, tmp_path), nprocs=2)
+    for rank in range(2):
+        results = torch.load(tmp_path / f'{rank}.pth')
+        for name, boxes in CASES.items():
+            model = Model(gather=True)
+            wanted = step(model, [0, 1], boxes)
+            value, grads = results[name]
+            assert value == pytest.approx(wanted, abs=1e-6), name
+            assert (value == 0) == (name == 'none at all')
+            for key, parameter in model.named_parameters():
+                torch.testing.assert_close(grads[key], parameter.grad, msg=f'{name}: {key} on rank {rank}')
+        assert results['alone'] < results['another number on each'][0] - 0.1, 'fewer are easier to tell apart'

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+
+from mmkd_graph.necks import InstancePooling, read_instances
+
+
+def sample(boxes, labels, ignored=None):
+    made = DetDataSample()
+    made.gt_instances = InstanceData(bboxes=boxes, labels=torch.as_tensor(labels, dtype=torch.long))
+    if ignored is not None:
+        made.ignored_instances = InstanceData(bboxes=ignored, labels=torch.zeros(len(ignored), dtype=torch.long))
+    return made
+
+
+def boxes_of(*rows):
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
+
+
+def reference(level, stride, box, size):
+    """RoIAlign of one box, written with loops: cell centres lie at (i + 0.5) * stride."""
+    channels, height, width = level.shape
+    x1, y1, x2, y2 = (float(v) / stride - 0.5 for v in box)
+    bin_h, bin_w = (y2 - y1) / size, (x2 - x1) / size
+    points_y, points_x = int(np.ceil((y2 - y1) / size)), int(np.ceil((x2 - x1) / size))
+    out = np.zeros((channels, size, size))
+    for i in range(size):
+        for j in range(size):
+            for a in range(points_y):
+                for b in range(points_x):
+                    y = y1 + (i + (a + 0.5) / points_y) * bin_h
+                    x = x1 + (j + (b + 0.5) / points_x) * bin_w
+                    if not (-1 <= y <= height and -1 <= x <= width):
+                        continue
+                    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+                    top, left = min(int(y), height - 2), min(int(x), width - 2)
+                    dy, dx = y - top, x - left
+                    corners = level[:, top : top + 2, left : left + 2]
+                    weights = np.outer([1 - dy, dy], [1 - dx, dx])
+                    out[:, i, j] += (corners * weights).sum((1, 2)) / (points_y * points_x)
+    return out
+
+
+def test_values_against_loops_and_the_order_of_the_images():
+    generator = torch.Generator().manual_seed(0)
+    pyramid = tuple(torch.randn(2, 3, 12 // k, 16 // k, generator=generator, dtype=torch.float64) for k in (1, 2))
+    boxes = [boxes_of([5, 9, 60, 70], [0, 0, 128, 96]), boxes_of([33.3, 10.1, 47.7, 90])]
+    pooled = InstancePooling(output_size=3)(pyramid, (8, 16), boxes)
+    assert [tuple(x.shape) for x in pooled] == [(3, 3, 3, 3)] * 2
+    for level, stride, found in zip(pyramid, (8, 16), pooled, strict=True):
+        wanted = [reference(level[i].numpy(), stride, box, 3) for i, image in enumerate(boxes) for box in image]
+        np.testing.assert_allclose(found.numpy(), np.stack(wanted), atol=1e-6)
+
+
+def test_the_same_place_at_any_stride():
+    """A ramp over the input, sampled at the cells' centres, is read off at a box's centre alike on every level."""
+    pyramid = []
+    for stride, cells in ((4, 32), (8, 16), (16, 8)):
+        ramp = (torch.arange(cells) + 0.5) * stride
+        pyramid.append(ramp.expand(1, 1, cells, cells))
+    pooled = InstancePooling(output_size=1)(pyramid, (4, 8, 16), [boxes_of([32, 32, 80, 96])])
+    for level in pooled:
+        torch.testing.assert_close(level.flatten(), torch.tensor([56.0]))
+
+
+def test_a_cropped_level_is_read_like_its_copy():
+    whole = torch.rand(2, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    cropped, boxes = whole[..., :8, :7], [boxes_of([3, 5, 50, 60])] * 2
+    pool = InstancePooling(output_size=2)
+    assert torch.equal(pool((cropped,), (8,), boxes)[0], pool((cropped.clone(),), (8,), boxes)[0])
+
+
+def test_gradient_goes_to_the_cells_of_the_box():
+    level = torch.zeros(2, 1, 8, 8, requires_grad=True)
+    (pooled,) = InstancePooling(output_size=2)((level,), (8,), [boxes_of(), boxes_of([16, 16, 48, 48])])
+    pooled.sum().backward()
+    assert level.grad[0].abs().sum() == 0
+    assert level.grad[1].sum() == pytest.approx(4.0, abs=1e-5)
+    assert (level.grad[1, 0, 2:6, 2:6] > 0).all() and level.grad[1, 0, :2].abs().sum() == 0
+
+
+def test_no_boxes_give_an_empty_attached_result():
+    level = torch.rand(2, 5, 4, 4, requires_grad=True)
+    (pooled,) = InstancePooling()((level,), (8,), [boxes_of(), boxes_of()])
+    assert pooled.shape == (0, 5, 7, 7) and pooled.requires_grad
+    pooled.sum().backward()
+    assert torch.equal(level.grad, torch.zeros_like(level))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_pooled_in_float32(dtype):
+    level = torch.rand(1, 2, 8, 8).to(dtype).requires_grad_()
+    boxes = [boxes_of([3, 5, 60, 50])]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        (pooled,) = InstancePooling(output_size=2)((level,), (8,), boxes)
+    assert pooled.dtype == torch.float32
+    assert torch.equal(pooled, InstancePooling(output_size=2)((level.float(),), (8,), boxes)[0])
+    pooled.sum().backward()
+    assert level.grad.dtype == dtype and level.grad.isfinite().all()
+
+
+def test_levels_can_be_chosen():
+    pyramid = tuple(torch.full((1, 1, 4, 4), float(i)) for i in range(3))
+    boxes = [boxes_of([0, 0, 16, 16])]
+    chosen = InstancePooling(output_size=1, levels=(2, 0))(pyramid, (8, 8, 8), boxes)
+    assert [x.item() for x in chosen] == [2.0, 0.0]
+    with pytest.raises(ValueError, match=r'levels=\(3,\).*below 3'):
+        InstancePooling(levels=(3,))(pyramid, (8, 8, 8), boxes)
+
+
+@pytest.mark.parametrize('kind', [lambda x: x, HorizontalBoxes], ids=['tensor', 'HorizontalBoxes'])
+def test_reading_drops_what_can_not_be_pooled(kind):
+    flat, inverted, lost = [5, 5, 5, 9], [9, 9, 3, 12], [0, 0, float('nan'), 5]
+    first = sample(kind(boxes_of([1, 2, 3, 4], flat, inverted, lost)), [7, 0, 1, 2], ignored=boxes_of([0, 0, 9, 9]))
+    second = sample(kind(boxes_of()), [])
+    third = sample(kind(boxes_of([0, 0, 5, 5], [0, 0, 6, 6])), [4, 3])
+    read = read_instances([first, second, third])
+    assert [type(b) for b in read.boxes] == [torch.Tensor] * 3
+    assert [b.tolist() for b in read.boxes] == [[[1, 2, 3, 4]], [], [[0, 0, 5, 5], [0, 0, 6, 6]]]
+    assert read.labels.tolist() == [7, 4, 3]
+    assert read.images.tolist() == [0, 2, 2]
+    larger_last = boxes_of([0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 3, 3])
+    assert read_instances([sample(kind(larger_last), [0, 1, 2])], 2).labels.tolist() == [1, 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**16), cap=st.integers(1, 9))
+def test_the_cap_takes_the_largest_whatever_their_order(seed, cap):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.randint(0, 3, (8, 2), generator=generator).float()
+    boxes = torch.cat([corner, corner + torch.randint(1, 3, (8, 2), generator=generator)], dim=1)
+    labels = torch.randint(0, 2, (8,), generator=generator)
+    order = torch.randperm(8, generator=generator)
+    results = []
+    for permutation in (torch.arange(8), order):
+        read = read_instances([sample(boxes[permutation], labels[permutation])], cap)
+        rows = torch.cat([read.boxes[0], read.labels[:, None]], dim=1).tolist()
+        assert len(rows) == min(cap, 8)
+        results.append(sorted(rows))
+    assert results[0] == results[1]
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1).sort(descending=True).values[:cap]
+    kept = sorted(((r[2] - r[0]) * (r[3] - r[1]) for r in results[0]), reverse=True)
+    assert kept == area.tolist()
+
+
+@pytest.mark.parametrize(
+    ('options', 'word'),
+    [
+        (dict(output_size=0), 'output_size=0'),
+        (dict(max_instances=0), 'max_instances=0'),
+        (dict(levels='fine'), "levels='fine'"),
+        (dict(levels=()), 'levels'),
+        (dict(levels=(-1,)), 'levels'),
+    ],
+)
+def test_bad_options_name_the_key(options, word):
+    with pytest.raises(ValueError, match=word):
+        InstancePooling(**options)
+
+
+def test_what_does_not_match_is_refused():
+    level = torch.rand(2, 1, 4, 4)
+    with pytest.raises(ValueError, match='strides: 2 for 1'):
+        InstancePooling()((level,), (8, 16), [boxes_of(), boxes_of()])
+    with pytest.raises(ValueError, match='boxes: of 1 images'):
+        InstancePooling()((level,), (8,), [boxes_of()])
+    with pytest.raises(ValueError, match=r'data_samples\[1\].*gt_instances'):
+        read_instances([sample(boxes_of(), []), DetDataSample()])
