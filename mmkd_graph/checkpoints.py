@@ -155,7 +155,7 @@ def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
 
 def refusal(error: BaseException) -> str:
     """Why ``torch.load`` refused a file, without its page of advice."""
-    found = re.search(r'Unsupported (?:global|class|operand)[^.]*?: ?(?:GLOBAL )?([\w.]+)', str(error))
+    found = re.search(r'GLOBAL ([\w.]+)', str(error))
     return f'it holds more than weights ({found[1]})' if found else str(error).strip().splitlines()[0]
 
 

@@ -215,13 +215,12 @@ def _check_images(entries: list, folder: Any, findings: _Findings) -> dict[Any, 
     sizes: dict[Any, tuple[float, float]] = {}
     listed: dict[str, set[str]] = {}
     for i, entry in enumerate(entries):
-        place = f'images[{i}]'
+        place = _place('images', i, entry)
         wanted = ('id', 'file_name', 'width', 'height')
         if not isinstance(entry, dict) or (missing := [name for name in wanted if name not in entry]):
             what = f'{", ".join(missing)} missing' if isinstance(entry, dict) else 'it is no object'
             findings.add(ERROR, place, what)
             continue
-        place += f' (id {entry["id"]})'
         if entry['id'] in sizes:
             findings.add(ERROR, place, 'the id is there twice')
         if not (_are_numbers(entry['width'], entry['height']) and min(entry['width'], entry['height']) > 0):
@@ -242,13 +241,12 @@ def _check_annotations(entries: list, names: Mapping, sizes: Mapping, classes: s
     """Number of usable boxes."""
     known, ids, others = 0, set(), Counter()
     for i, entry in enumerate(entries):
-        place = f'annotations[{i}]'
+        place = _place('annotations', i, entry)
         wanted = ('id', 'image_id', 'category_id', 'bbox', 'area')
         if not isinstance(entry, dict) or (missing := [name for name in wanted if name not in entry]):
             what = f'{", ".join(missing)} missing' if isinstance(entry, dict) else 'it is no object'
             findings.add(ERROR, place, what)
             continue
-        place += f' (id {entry["id"]})'
         if entry['id'] in ids:
             findings.add(ERROR, place, 'the id is there twice')
         ids.add(entry['id'])
@@ -272,6 +270,11 @@ def _check_annotations(entries: list, names: Mapping, sizes: Mapping, classes: s
         told = ', '.join(f'{name} ({count})' for name, count in others.most_common(5))
         findings.add(WARNING, 'annotations', f'boxes of classes that the config does not ask for: {told}')
     return known
+
+
+def _place(name: str, index: int, entry: Any) -> str:
+    known = isinstance(entry, dict) and 'id' in entry
+    return f'{name}[{index}] (id {entry["id"]})' if known else f'{name}[{index}]'
 
 
 def _is_degenerate(box: Sequence[float], area: float, size: tuple[float, float]) -> bool:

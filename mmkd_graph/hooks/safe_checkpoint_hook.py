@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from torch import Tensor
 
 from mmkd_graph.checkpoints import remove_partial
 from mmkd_graph.registry import HOOKS
@@ -45,8 +46,10 @@ class SafeCheckpointHook(CheckpointHook):
     - What ``max_keep_ckpts`` and ``save_best`` no longer want is removed after the new file is there (mmengine
       removes first; between the two, ``max_keep_ckpts=1`` leaves nothing). The disk needs room for one file more.
     - Parameters that are NaN or infinite are not saved: the training stops, and the checkpoint before stays the last.
-    - In the middle of a gradient accumulation, the gradients are saved too (of one process; several say that they
-      do not agree on them yet and that a resumed run will be near the uninterrupted one, not equal to it).
+    - Of several processes, the buffers of those that differ from the first one's are saved too (``buffers_of_ranks``:
+      running statistics are each rank's own), and given back to them when as many processes resume.
+    - In the middle of a gradient accumulation, the gradients are saved too (of one process; several warn at the start
+      that a resumed run will be near the uninterrupted one, not equal to it).
 
     ``tools/train.py`` puts it in the place of ``CheckpointHook``.
 
@@ -61,6 +64,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._whole = True
         else:
             self._whole = False
+        self._buffers: list[dict[str, Tensor]] = []
         super().__init__(*args, **kwargs)
 
     def before_train(self, runner: Runner) -> None:
@@ -93,6 +97,14 @@ class SafeCheckpointHook(CheckpointHook):
         """Save the best when there is a new one."""
         with self._removals_last():
             super().after_val_epoch(*args, **kwargs)
+
+    def _save_checkpoint_with_step(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        # on all ranks; what follows of mmengine's is on the first alone
+        self._buffers = _other_buffers(_unwrap(runner)) if runner.distributed else []
+        try:
+            super()._save_checkpoint_with_step(runner, *args, **kwargs)
+        finally:
+            self._buffers = []
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
@@ -130,15 +142,33 @@ class SafeCheckpointHook(CheckpointHook):
                 f'{", ".join(broken[:3])}{more}. The losses were finite, so their gradients were not; '
                 'the checkpoint before is still there'
             )
+        if any(self._buffers):
+            checkpoint['buffers_of_ranks'] = self._buffers
         if _is_accumulating(runner):
             gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
             checkpoint['gradients'] = gradients
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put gradients back that wait for their step."""
+        """Put this rank's buffers back, and gradients that wait for their step."""
+        others = checkpoint.get('buffers_of_ranks')
+        if others and len(others) == get_world_size():
+            checkpoint['state_dict'].update(others[get_rank()])
+        elif others:
+            runner.logger.warning(
+                f'{get_world_size()} processes resume a run of {len(others)}: all start with the running statistics of '
+                'the first, and the order of the data is another'
+            )
         parameters = dict(_unwrap(runner).named_parameters())
         for name, gradient in checkpoint.get('gradients', {}).items():
             parameters[name].grad = gradient.to(parameters[name])
+
+
+def _other_buffers(model: torch.nn.Module) -> list[dict[str, Tensor]]:
+    """The buffers of each rank in which it differs from the first one; those of the first are in the weights."""
+    names = model.state_dict().keys()
+    own = {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in names}
+    first, *others = all_gather_object(own)
+    return [{}, *({name: b for name, b in other.items() if not torch.equal(b, first[name])} for other in others)]
 
 
 def _unwrap(runner: Runner) -> torch.nn.Module:
