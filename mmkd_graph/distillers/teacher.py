@@ -79,6 +79,8 @@ def read_state_dict(checkpoint: str, key: str) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working directory {osp.abspath(".")})') from error
     except UnpicklingError as error:
+        if 'GLOBAL' not in str(error):
+            raise ValueError(f'{key}={checkpoint!r} could not be read: {refusal(error)}') from error
         raise ValueError(
             f'{key}={checkpoint!r} was not read: {refusal(error)}. Reading such a file can run code that is in it; '
             'accepted: tensors, plain containers and the logs of mmengine. If you trust where it comes from, make '

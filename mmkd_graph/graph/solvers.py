@@ -14,6 +14,8 @@ MAX_SUBSPACE_RANK = MAX_BLOCK - MIN_OVERSAMPLE
 COLD_ROUNDS = 2
 WARM_ROUNDS = 1
 DEGREE = 6
+# Share of independent columns in every block: above what float64 needs, below what float32 resolves.
+TRACE = 1e-7
 
 
 def exact_eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +46,7 @@ def subspace_eigenpairs(
     """The ``rank`` smallest eigenpairs, ascending, by Chebyshev-filtered subspace iteration.
 
     Each round applies to a block of vectors a Chebyshev polynomial that is small on the unwanted part of the
-    spectrum, orthogonalises the block (QR) and rotates it to its Ritz vectors. The unwanted part begins at
+    spectrum, orthogonalises the block and rotates it to its Ritz vectors. The unwanted part begins at
     the largest Ritz value of the round before. It ends at a bound that the Frobenius norm gives: what the
     squares of the eigenvalues of ``I - L`` leave over after the Ritz values found so far. All of it stays on
     the device.
@@ -76,13 +78,13 @@ def subspace_eigenpairs(
     graphs, size, _ = matrix.shape
     block = min(MAX_BLOCK, rank + OVERSAMPLE)
     generator = torch.Generator().manual_seed(20240508)
-    vectors = torch.randn(size, block, generator=generator, dtype=torch.float64)
-    vectors = vectors.to(matrix.device, matrix.dtype, non_blocking=True).expand(graphs, -1, -1)
+    spare = torch.randn(size, block, generator=generator, dtype=torch.float64).to(matrix.device, non_blocking=True)
+    vectors = spare.to(matrix.dtype).expand(graphs, -1, -1)
     if start is None:
         # Nothing is known of the spectrum yet: plain powers of I - L, whose bulk lies around 0.
         for step in range(degree):
             if step == degree // 2:  # else the trivial vector would drown the others in rounding
-                vectors = torch.linalg.qr(vectors).Q
+                vectors = _orthonormal(vectors, spare)
             vectors = torch.baddbmm(vectors, matrix, vectors, alpha=-1)
         rounds -= 1
     else:
@@ -95,7 +97,7 @@ def subspace_eigenpairs(
     energy = square - 2 * trace + size + size * torch.finfo(matrix.dtype).eps * 8
     steepest = _steepest(degree, matrix.dtype)
 
-    values, vectors, images = _rayleigh_ritz(matrix, vectors)
+    values, vectors, images = _rayleigh_ritz(matrix, vectors, spare)
     for _ in range(rounds):
         lower = values[:, -1].clamp(min=1e-3)
         rest = energy - (1 - values).clamp(min=0).square().sum(-1)
@@ -103,7 +105,7 @@ def subspace_eigenpairs(
         # Steeper filters would leave nothing of the block but its first vector in this precision.
         upper = torch.maximum(upper, lower * ((steepest + 1) / (steepest - 1)))
         vectors = _chebyshev(matrix, vectors, images, lower.view(-1, 1, 1), upper.view(-1, 1, 1), degree)
-        values, vectors, images = _rayleigh_ritz(matrix, vectors)
+        values, vectors, images = _rayleigh_ritz(matrix, vectors, spare)
     return values[:, :rank], vectors[..., :rank]
 
 
@@ -126,9 +128,22 @@ def _chebyshev(matrix: Tensor, block: Tensor, images: Tensor, lower: Tensor, upp
     return now
 
 
-def _rayleigh_ritz(matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rayleigh_ritz(matrix: Tensor, block: Tensor, spare: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Ritz values and vectors of the span of the block, and the matrix times these vectors."""
-    basis = torch.linalg.qr(block).Q
+    basis = _orthonormal(block, spare)
     images = matrix @ basis
     values, rotation = exact_eigenpairs(basis.mT @ images)
     return values, basis @ rotation, images @ rotation
+
+
+def _orthonormal(block: Tensor, spare: Tensor) -> Tensor:
+    """Orthonormal basis (B, C, m) of the span of a block, by a Cholesky factor of its Gram matrix in float64.
+
+    That is matrix products, where Householder's QR is a loop over columns, on the GPU even over matrices. Where a graph
+    has fewer distinct eigenvalues than the block has columns, filtered columns depend on each other; a trace of
+    ``spare``, independent columns of the same shape, completes the basis there, as rounding does in QR.
+    """
+    length = torch.linalg.vector_norm(block, dim=-2, keepdim=True)
+    wide = (block / length.clamp(min=torch.finfo(block.dtype).tiny)).double() + TRACE * spare
+    factor = torch.linalg.cholesky_ex(wide.mT @ wide, upper=True).L
+    return torch.linalg.solve_triangular(factor, wide, upper=True, left=False).to(block.dtype)

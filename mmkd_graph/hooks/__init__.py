@@ -2,6 +2,7 @@
 
 from .graph_pictures_hook import GraphPicturesHook
 from .iteration_seed_hook import IterationSeedHook
+from .loss_schedule_hook import LossScheduleHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .student_export_hook import StudentExportHook
@@ -9,6 +10,7 @@ from .student_export_hook import StudentExportHook
 __all__ = [
     'GraphPicturesHook',
     'IterationSeedHook',
+    'LossScheduleHook',
     'NonFiniteLossHook',
     'SafeCheckpointHook',
     'StudentExportHook',

@@ -30,9 +30,9 @@ class NonFiniteLossHook(Hook):
 
     Args:
         action: ``'raise'`` stops the training before the weights are touched. ``'skip'`` leaves the iteration's
-            update out, on all ranks if it happens on one, and puts running statistics back, with a warning each time,
-            the share of such iterations (``skipped``) in the log and their number at the end; a window of gradient
-            accumulation becomes one iteration longer.
+            update out, on all ranks if it happens on one, and puts running statistics back, with a warning each time
+            and the number of skipped iterations, ``skipped``, in the log; a window of gradient accumulation becomes
+            one iteration longer.
         max_in_a_row: with ``'skip'``, stop after that many skipped iterations in a row: that is no accident.
 
     Raises:
@@ -65,7 +65,7 @@ class NonFiniteLossHook(Hook):
             total, values = parse(losses)
             self._look(runner, model, total, losses)
             if self.action == 'skip':
-                values['skipped'] = total.new_tensor(self._skip)
+                values['skipped'] = total.new_tensor(self.skipped)
             return total, values
 
         def update_params(*args: Any, **kwargs: Any) -> None:

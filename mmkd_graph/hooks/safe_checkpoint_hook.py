@@ -16,6 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from mmkd_graph.checkpoints import remove_partial
 from mmkd_graph.registry import HOOKS
@@ -99,8 +100,9 @@ class SafeCheckpointHook(CheckpointHook):
             super().after_val_epoch(*args, **kwargs)
 
     def _save_checkpoint_with_step(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        # on all ranks; what follows of mmengine's is on the first alone
-        self._buffers = _other_buffers(_unwrap(runner)) if runner.distributed else []
+        # Here all ranks are; what follows of mmengine's is on the first alone. Sharded models save every rank's part.
+        replicated = isinstance(runner.model, DistributedDataParallel)
+        self._buffers = _other_buffers(runner.model.module) if replicated else []
         try:
             super()._save_checkpoint_with_step(runner, *args, **kwargs)
         finally:

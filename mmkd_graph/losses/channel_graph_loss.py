@@ -24,6 +24,9 @@ from mmkd_graph.registry import MODELS
 
 from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
 
+TAPERED_DEGREE = 4
+"""Degree of the block iteration where the embedding is tapered: errors of 1e-4 with a gap or without one."""
+
 _CHOICES = {
     'vertex': ('unit', 'raw'),
     'affinity': ('cosine', 'pearson', 'rbf'),
@@ -211,5 +214,7 @@ class ChannelGraphLoss(PyramidLoss):
             return projection_distance(normalized_laplacian(weights_s), laplacian_t, self.k, time, **options)
         # With no eigenpair left out there is nothing to taper towards.
         taper = self._tapers and self.k < laplacian_t.shape[-1] - int(self.skip_trivial)
+        if taper:  # what the solver finds least exactly weighs least
+            options['degree'] = TAPERED_DEGREE
         spectrum = spectral_embedding(laplacian_t, self.k + int(taper), **options)
         return residual_of_weights(weights_s, laplacian_t, spectrum, time, taper)

@@ -4,7 +4,8 @@ Growth: one loss over the number of images N, of cells H*W, of channels C and of
 exponent p of ``seconds = a + b * x^p`` is fitted with the constant a, which small problems consist of.
 
 Spectral term: every distance and solver on the same graphs, against the same distance through ``torch.linalg.eigh`` and
-autograd; the cosine and the relative difference of the gradients are against that in float64.
+autograd; the cosine and the relative difference of the gradients are against that in float64. Its solvers: time and
+error on graphs with a gap, without one, and of a level of nine cells.
 
 Example:
     python tools/benchmark/loss_time.py
@@ -33,6 +34,7 @@ from samples import random_samples
 from timing import Spread, alternate, machine
 
 from mmkd_graph import graph
+from mmkd_graph.losses.channel_graph_loss import TAPERED_DEGREE
 from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
 from mmkd_graph.registry import MODELS
 
@@ -129,7 +131,7 @@ def residual_by_autograd(laplacian_s: Tensor, laplacian_t: Tensor, k: int) -> Te
 
 
 def residual_fast(weights_s: Tensor, laplacian_t: Tensor, k: int, solver: str) -> Tensor:
-    spectrum = graph.spectral_embedding(laplacian_t, k + 1, solver)
+    spectrum = graph.spectral_embedding(laplacian_t, k + 1, solver, degree=TAPERED_DEGREE)
     return graph.residual_of_weights(weights_s, laplacian_t, spectrum, taper=True)
 
 
@@ -189,6 +191,55 @@ def spectral(args: argparse.Namespace, device: torch.device) -> tuple[list[str],
     return lines, found
 
 
+def solvers(args: argparse.Namespace, device: torch.device) -> tuple[list[str], dict[str, Any]]:
+    """Time and error of the tapered embedding by each way to solve for it."""
+    k, count, channels = args.k + 1, args.graphs, args.graph_channels
+
+    def laplacian(features: Tensor) -> Tensor:
+        return graph.normalized_laplacian(graph.adjacency(graph.channel_affinity(features)))
+
+    # The first half are the graphs of the step before, for the warm start: same network, other images.
+    kinds = {
+        'patterns': maps(2 * count, channels, 20, 2, device),
+        'noise': torch.randn(2 * count, channels, 20, 20, generator=torch.Generator().manual_seed(2)).to(device),
+        'nine cells': maps(2 * count, channels, 3, 2, device),
+    }
+    lines = ['| graphs | solver | milliseconds | error: median | largest |', '|---|---|---:|---:|---:|']
+    found: dict[str, Any] = {}
+    for kind, features in kinds.items():
+        before, now = laplacian(features).split(count)
+        start = graph.spectral_embedding(before, k + 11).vectors
+        ways: dict[str, Callable] = {
+            'exact': lambda now=now: graph.spectral_embedding(now, k),
+            'subspace': lambda now=now: graph.spectral_embedding(now, k, 'subspace'),
+            f'subspace, degree {TAPERED_DEGREE} (the loss)': lambda now=now: graph.spectral_embedding(
+                now, k, 'subspace', degree=TAPERED_DEGREE
+            ),
+            'subspace, warm start, one round': lambda now=now, start=start: graph.spectral_embedding(
+                now, k, 'subspace', start=start
+            ),
+        }
+        exact = tapered_projector(graph.spectral_embedding(now.double(), k))
+        seconds, _ = alternate(ways, args.rounds, 1, device)
+        for name, way in ways.items():
+            difference = torch.linalg.matrix_norm(tapered_projector(way()).double() - exact)
+            error = difference / torch.linalg.matrix_norm(exact).clamp(min=1e-3)
+            median, largest = error.median().item(), error.max().item()
+            time = Spread.of(seconds[name]).median
+            found[f'{kind}/{name}'] = dict(seconds=seconds[name], median=median, largest=largest)
+            lines.append(f'| {kind} | {name} | {1000 * time:.1f} | {median:.0e} | {largest:.0e} |')
+    lines += ['', f'{count} graphs of {channels} channels, k = {args.k}; error of the tapered projector, relative.']
+    return lines, found
+
+
+def tapered_projector(spectrum: graph.Spectrum) -> Tensor:
+    """The positive part of (cut-off - Laplacian), scaled to norm 1: what the tapered residual sees of the teacher."""
+    values, vectors = spectrum
+    last = values[:, -1:]
+    weight = (last - values).clamp(min=0) / (last - values[:, :1]).clamp(min=1e-3)
+    return (vectors * weight.square().unsqueeze(-2)) @ vectors.mT
+
+
 def draw(found: dict[str, Any], path: Path) -> None:
     import matplotlib
 
@@ -228,14 +279,24 @@ def main(argv: list[str] | None = None) -> int:
         parser.error('--rounds: an interval of the median needs at least 6')
     device = torch.device(args.device)
     spectral_lines, spectral_found = spectral(args, device)
+    solver_lines, solver_found = solvers(args, device)
     growth_lines, growth_found = growth(args, device)
     text = '\n'.join(
-        [*spectral_lines, '', *growth_lines, '', f'Medians of {args.rounds} rounds on {machine(device)}.', '']
+        [
+            *spectral_lines,
+            '',
+            *solver_lines,
+            '',
+            *growth_lines,
+            '',
+            f'Medians of {args.rounds} rounds on {machine(device)}.',
+            '',
+        ]
     )
     print(f'\n{text}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix('.md').write_text(text)
-    content = dict(spectral=spectral_found, growth=growth_found, machine=machine(device))
+    content = dict(spectral=spectral_found, solvers=solver_found, growth=growth_found, machine=machine(device))
     args.out.with_suffix('.json').write_text(json.dumps(content, indent=1))
     draw(growth_found, args.out.with_suffix('.png'))
     return 0
