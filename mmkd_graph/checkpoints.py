@@ -20,6 +20,7 @@ from mmengine.utils import digit_version
 
 _FORCE, _FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _PARTIAL = '.{}.part'
+_CAN_ALLOW = digit_version(torch.__version__) >= digit_version('2.6.0')
 _MULTIARRAY = (np._core if hasattr(np, '_core') else np.core).multiarray
 
 
@@ -67,7 +68,7 @@ def weights_only() -> Iterator[None]:
         ...         print('refused')
         refused
     """
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
+    if not _CAN_ALLOW:
         _say_once(
             f'torch {torch.__version__} can not read these checkpoints as weights only: reading one may run code that '
             'is in it. Use files of people you trust, or torch 2.6 or newer.'
@@ -75,13 +76,27 @@ def weights_only() -> Iterator[None]:
         yield
         return
     before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORBID)}
+    allowed = torch.serialization.get_safe_globals()
     os.environ[_FORCE] = '1'
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            yield
+        torch.serialization.add_safe_globals(_harmless())
+        yield
     finally:
+        # not torch's own context manager, whose end removes what was allowed before it too
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
         del os.environ[_FORCE]
         os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def allow_logs() -> None:
+    """Let ``torch.load(weights_only=True)`` read mmengine's own checkpoints from here on.
+
+    Since torch 2.6 that is what ``torch.load`` does by default, and what upstream mmengine 0.10.7 calls when it
+    resumes or tests: without this it would refuse the checkpoints that it wrote.
+    """
+    if _CAN_ALLOW:
+        torch.serialization.add_safe_globals(_harmless())
 
 
 _said: set[str] = set()

@@ -13,6 +13,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmkd_graph.checkpoints import (
+    allow_logs,
     damage,
     find_resume_point,
     read_resume_point,
@@ -61,6 +62,22 @@ def test_getattr_of_a_checkpoint_reaches_the_log_history_only(tmp_path: Path) ->
     torch.save(dict(reach=Reach()), tmp_path / 'reach.pth')
     with weights_only(), pytest.raises(Exception, match='tofile'):
         torch.load(tmp_path / 'reach.pth')
+
+
+def test_mmengines_own_loading_can_be_told(tmp_path: Path) -> None:
+    save_whole(checkpoint(), tmp_path / 'good.pth')
+    before = torch.serialization.get_safe_globals()
+    try:
+        torch.serialization.clear_safe_globals()
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(tmp_path / 'good.pth')
+        allow_logs()
+        with weights_only():
+            pass
+        assert torch.load(tmp_path / 'good.pth')['meta']['iter'] == 1, 'still allowed after a context'
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def test_the_environment_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkd_graph.checkpoints import allow_logs
+
 # What each launcher calls rank, number of processes, rank on the node; torchrun's names are torch's own.
 RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
@@ -101,6 +103,7 @@ def class_name(cfg: Mapping[str, Any]) -> str:
 def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     """Build the config's runner."""
     setup_cache_size_limit_of_dynamo()
+    allow_logs()
     if cfg.launcher != 'none':
         join_processes(cfg, args.local_rank)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -61,7 +61,7 @@ model = dict(
     losses={losses!r})
 custom_hooks = [
     dict(type='EMAHook', momentum=0.1),
-    dict(type='mmkd_graph.LossScheduleHook', losses=['cwd'], warmup=3, policy='cosine', end=6)]
+    dict(type='mmkd_graph.LossScheduleHook', losses=['cwd'], warmup=3, policy='cosine', end=6, by_epoch=False)]
 env_cfg = dict(dist_cfg=dict(timeout=60))
 """
 
@@ -253,7 +253,7 @@ amp_optimizer_wrapper.is_cuda_available = lambda: True
     [
         (['optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16'], AMP_ON_CPU),
         (['model.student.backbone.norm_cfg.type=SyncBN'], ''),
-        (['activation_checkpointing=backbone.layer1,backbone.layer2,neck'], ''),
+        (['activation_checkpointing=backbone.layer1,backbone.layer2'], ''),
     ],
     ids=['bfloat16', 'SyncBN', 'activation checkpointing'],
 )
