@@ -59,6 +59,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         resume(cfg, args.resume)
+    elif cfg.get('resume'):
+        resume(cfg, cfg.get('load_from') or 'auto')
 
 
 def resume(cfg: Config, checkpoint: str) -> None:

@@ -111,7 +111,10 @@ class SafeCheckpointHook(CheckpointHook):
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
         """Remove what is not wanted at the end, and nothing if anything failed before."""
-        backend = self.file_backend
+        backend = getattr(self, 'file_backend', None)
+        if backend is None:  # validation alone
+            yield
+            return
         self.file_backend = _RemovesLater(backend)
         try:
             yield
@@ -151,7 +154,9 @@ class SafeCheckpointHook(CheckpointHook):
             checkpoint['gradients'] = gradients
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put this rank's buffers back, and gradients that wait for their step."""
+        """Put this rank's buffers back, and gradients that wait for their step, if this is a resumed run."""
+        if not runner._resume:  # as EMAHook asks
+            return
         others = checkpoint.get('buffers_of_ranks')
         if others and len(others) == get_world_size():
             checkpoint['state_dict'].update(others[get_rank()])

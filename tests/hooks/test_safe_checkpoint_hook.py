@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,3 +97,18 @@ def test_other_storages_are_left_to_mmengine() -> None:
     assert SafeCheckpointHook().backend_args == dict(backend='mmkd_graph.whole')
     assert SafeCheckpointHook(out_dir='s3://bucket').backend_args is None
     assert SafeCheckpointHook(backend_args=dict(backend='local')).backend_args == dict(backend='local')
+
+
+def test_validation_alone_needs_no_folder() -> None:
+    SafeCheckpointHook().after_val_epoch(None, metrics=dict(loss=1.0))
+
+
+def test_weights_to_start_from_bring_no_gradients() -> None:
+    """A checkpoint from the middle of an accumulation, given as load_from."""
+    runner = SimpleNamespace(_resume=False, model=Toy())
+    checkpoint = dict(state_dict={}, gradients=dict(weight=torch.ones(2)))
+    SafeCheckpointHook().after_load_checkpoint(runner, checkpoint)
+    assert runner.model.weight.grad is None
+    runner._resume = True
+    SafeCheckpointHook().after_load_checkpoint(runner, checkpoint)
+    assert torch.equal(runner.model.weight.grad, torch.ones(2))
