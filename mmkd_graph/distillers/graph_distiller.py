@@ -342,7 +342,8 @@ class GraphDistiller(BaseDetector):
         """Write this pass's weights of ``losses`` into ``weights``; returns what is to be logged."""
         for name in losses:
             self.check_taps_take_gradients(features, f'losses.{name}.loss_weight')
-        task_norm = gradient_norm(self.parse_losses(task)[0], features)
+        # the class's own: what a hook puts around the instance's is meant for the whole of the losses
+        task_norm = gradient_norm(type(self).parse_losses(self, task)[0], features)
         logged = {}
         for name, terms in losses.items():
             norm = gradient_norm(sum(terms.values()), features)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os.path as osp
 
-import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 
+from mmkd_graph.checkpoints import save_whole
 from mmkd_graph.registry import HOOKS
 
 
@@ -41,5 +41,5 @@ class StudentExportHook(Hook):
         dataset_meta = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         meta = dict(iter=runner.iter, epoch=runner.epoch, dataset_meta=dataset_meta)
         path = osp.join(runner.work_dir, self.filename)
-        torch.save(dict(state_dict=state, meta=meta), path)
+        save_whole(dict(state_dict=state, meta=meta), path)
         runner.logger.info(f'Student without its distillation parts written to {path}')

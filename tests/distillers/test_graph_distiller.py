@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import pytest
 import torch
@@ -346,6 +347,18 @@ def test_an_unreadable_teacher_is_named(student, teacher, tmp_path):
     path.write_bytes(b'PK\x03\x04 not a checkpoint')
     with pytest.raises(ValueError, match=r'teacher\.checkpoint.*broken\.pth.*could not be read'):
         distiller(student, dict(teacher, checkpoint=str(path)))
+
+
+def test_a_teacher_that_would_run_code_is_refused(student, teacher, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'made'),)
+
+    weights = torch.load(teacher['checkpoint'])
+    torch.save(dict(weights, evil=Evil()), tmp_path / 'evil.pth')
+    with pytest.raises(ValueError, match=r'teacher\.checkpoint.*evil\.pth.*was not read.*mkdir.*can run code'):
+        distiller(student, dict(teacher, checkpoint=str(tmp_path / 'evil.pth')))
+    assert not (tmp_path / 'made').exists()
 
 
 def test_inheriting_from_a_teacher_that_shares_nothing_is_refused(student, teacher):
