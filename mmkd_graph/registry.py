@@ -14,6 +14,7 @@ if missing := [name for name in ('mmengine', 'mmcv', 'mmdet') if find_spec(name)
         'pip install --no-build-isolation -r requirements/mmdet.txt (or requirements/upstream.txt)'
     )
 
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
@@ -25,3 +26,6 @@ MODELS = Registry(
     locations=['mmkd_graph.distillers', 'mmkd_graph.losses', 'mmkd_graph.necks'],
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd_graph', locations=['mmkd_graph.hooks'])
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmkd_graph', locations=['mmkd_graph.datasets.seeding']
+)

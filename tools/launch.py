@@ -8,9 +8,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,8 +33,13 @@ RANK_VARIABLES = {
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong with the input, in one line, and end with exit code 2."""
-    print(f'{Path(sys.argv[0]).name}: error: {" ".join(message.split())}', file=sys.stderr)
+    say(f'error: {message}')
     raise SystemExit(2)
+
+
+def say(message: str) -> None:
+    """Write one line, under the program's name, to where errors go."""
+    print(f'{Path(sys.argv[0]).name}: {" ".join(message.split())}', file=sys.stderr, flush=True)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +78,24 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def check_checkpoint(path: str, option: str) -> None:
     """End the program if ``path`` names a local file that is not there; addresses are left to mmengine."""
-    if not re.match(r'[\w-]+:', path) and not Path(path).is_file():
+    if not is_address(path) and not Path(path).is_file():
         fail(f'{option}: no checkpoint file {path!r}')
+
+
+def is_address(path: str) -> bool:
+    """Whether ``path`` is anything else than a local file: a URL, or a scheme of mmengine's."""
+    return re.match(r'[\w-]+:', path) is not None
+
+
+def is_first_process(cfg: Config) -> bool:
+    """Whether this is the only process, or the one of rank 0, by what the launcher left in the environment."""
+    return cfg.launcher == 'none' or os.environ.get(RANK_VARIABLES[cfg.launcher][0], '0') == '0'
+
+
+def class_name(cfg: Mapping[str, Any]) -> str:
+    """Name, without scope or module, of the class that a config asks for, be it given as text or as the class."""
+    kind = cfg.get('type')
+    return kind.__qualname__ if isinstance(kind, type) else str(kind).rsplit('.', 1)[-1]
 
 
 def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:

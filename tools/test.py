@@ -11,6 +11,9 @@ import copy
 from launch import add_options, build_runner, check_checkpoint, fail, load_config
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.hooks import LoggerHook
+from mmengine.runner import Runner
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,6 +77,13 @@ def turn_on_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
+def keep_metrics_to_first(runner: Runner) -> None:
+    """Let this process write no metrics: mmengine lets all of them write the one file."""
+    for hook in runner.hooks:
+        if isinstance(hook, LoggerHook):
+            hook.after_test_epoch = lambda *_, **__: None
+
+
 def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -89,6 +99,8 @@ def main() -> None:
     runner = build_runner(cfg, args)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    if not is_main_process():
+        keep_metrics_to_first(runner)
     runner.test()
 
 

@@ -1,15 +1,35 @@
-"""Train a detector, distilled or plain. The options are those of MMDetection's ``tools/train.py``."""
+"""Train a detector, distilled or plain. The options are those of MMDetection's ``tools/train.py``.
+
+A killed training goes on with ``--resume`` as if nothing had happened; see docs/robustness.md.
+"""
 
 from __future__ import annotations
 
 import argparse
+import errno
+import sys
 
-from launch import add_options, build_runner, check_checkpoint, fail, load_config
+from launch import (
+    add_options,
+    build_runner,
+    check_checkpoint,
+    class_name,
+    fail,
+    is_address,
+    is_first_process,
+    load_config,
+    say,
+)
 from mmengine.config import Config
+
+from mmkd_graph.checkpoints import find_resume_point, read_resume_point
+from mmkd_graph.datasets.annotations import ERROR, check_datasets
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/<config name>')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
@@ -21,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without a value, from the last one in the work dir',
+        help='go on from this checkpoint; without a value, from the last whole one in the work dir, if there is one',
     )
     add_options(parser)
     return parser.parse_args()
@@ -38,18 +58,89 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             fail('--auto-scale-lr: the config lacks auto_scale_lr = dict(enable=…, base_batch_size=…)')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None
-    if args.resume not in (None, 'auto'):
-        check_checkpoint(args.resume, '--resume')
-        cfg.load_from = args.resume
+        resume(cfg, args.resume)
+
+
+def resume(cfg: Config, checkpoint: str) -> None:
+    """Let ``cfg`` go on from a checkpoint that was looked through; from the last whole one if it is ``'auto'``."""
+    if checkpoint != 'auto':
+        check_checkpoint(checkpoint, '--resume')
+        cfg.resume, cfg.load_from = True, checkpoint
+        if is_address(checkpoint):
+            return
+        try:
+            point = read_resume_point(checkpoint)
+        except ValueError as error:
+            fail(f'--resume: {error}')
+    else:
+        point, refused = find_resume_point(cfg.work_dir)
+        if is_first_process(cfg):
+            for reason in refused:
+                say(f'--resume: passed over {reason}')
+        if point is None and refused:
+            fail(
+                f'--resume: no whole checkpoint is left in {cfg.work_dir}; accepted: --resume CHECKPOINT with one from '
+                'elsewhere, or another --work-dir to start anew'
+            )
+        # With nothing to go on from, a config's own load_from counts: a requeued job has one command line.
+        cfg.resume = point is not None
+        if point is None:
+            return
+        cfg.load_from = str(point.path)
+    if point.seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
+        # mmengine takes over the seed of a checkpoint only after the data loader has been built with another one
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=point.seed)
+
+
+def make_resumable(cfg: Config) -> None:
+    """Put this package's sampler, checkpoint hook and guards around what the config asks for."""
+    loader = cfg.get('train_dataloader') or {}
+    if loader.get('sampler') and class_name(loader.sampler) != 'SeededSampler':
+        loader.sampler = dict(type='mmkd_graph.SeededSampler', sampler=loader.sampler)
+    hooks = dict(cfg.get('default_hooks') or {})
+    checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+    if checkpoint is not None and class_name(checkpoint) == 'CheckpointHook':
+        cfg.default_hooks = dict(hooks, checkpoint=dict(checkpoint, type='mmkd_graph.SafeCheckpointHook'))
+    custom = list(cfg.get('custom_hooks') or [])
+    there = {class_name(hook) for hook in custom if isinstance(hook, dict)}
+    wanted = ('IterationSeedHook', 'NonFiniteLossHook')
+    cfg.custom_hooks = custom + [dict(type=f'mmkd_graph.{name}') for name in wanted if name not in there]
+
+
+def check_data(cfg: Config) -> None:
+    """End the program if the data sets can not be trained on; say what is left out of them."""
+    if not is_first_process(cfg):
+        return
+    problems = check_datasets(cfg)
+    for problem in problems:
+        say(f'{problem.severity}: {problem}')
+    if errors := [problem for problem in problems if problem.severity == ERROR]:
+        fail(f'the data sets have {len(errors)} errors, of which the first is: {errors[0]}')
 
 
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     apply_options(cfg, args)
-    build_runner(cfg, args).train()
+    make_resumable(cfg)
+    check_data(cfg)
+    runner = build_runner(cfg, args)
+    try:
+        runner.train()
+    except FloatingPointError as error:
+        stop(str(error), cfg)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        stop(f'no space is left on the disk, or it is not allowed: {error}', cfg)
+
+
+def stop(reason: str, cfg: Config) -> None:
+    """End with a reason and exit code 1, and say from where ``--resume`` would go on."""
+    point, _ = find_resume_point(cfg.work_dir)
+    rest = f'--resume goes on from {point.path}' if point else 'there is no checkpoint to go on from yet'
+    say(f'error: {reason}; {rest}')
+    sys.exit(1)
 
 
 if __name__ == '__main__':

@@ -5,16 +5,20 @@ from __future__ import annotations
 import difflib
 import os.path as osp
 from collections.abc import Callable, Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import broadcast_object_list
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_model
 from torch import Tensor, nn
+
+from mmkd_graph.checkpoints import refusal, weights_only
 
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, find_tap, probe, recorded
@@ -67,12 +71,19 @@ def read_state_dict(checkpoint: str, key: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: if a local file does not exist.
-        ValueError: if it can not be read or holds no weights.
+        ValueError: if it can not be read, holds no weights, or more than weights (which could run code).
     """
     try:
-        content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+        with weights_only():
+            content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working directory {osp.abspath(".")})') from error
+    except UnpicklingError as error:
+        raise ValueError(
+            f'{key}={checkpoint!r} was not read: {refusal(error)}. Reading such a file can run code that is in it; '
+            'accepted: tensors, plain containers and the logs of mmengine. If you trust where it comes from, make '
+            'one of it with torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW_FILE)'
+        ) from error
     except Exception as error:  # pickle, zip and network errors have no common base
         raise ValueError(f'{key}={checkpoint!r} could not be read: {type(error).__name__}: {error}') from error
     state = content.get('state_dict', content) if isinstance(content, Mapping) else None
@@ -98,10 +109,15 @@ def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = Tru
         FileNotFoundError, ValueError: as :func:`read_state_dict`; ValueError on a mismatch, with the keys.
     """
     state = read_state_dict(checkpoint, key)
+    problem = [None]
     try:
         # mmengine's loader honours the version hooks by which mmdet reads its older checkpoints
         _load_checkpoint_to_model(model, state, strict=True)
     except RuntimeError as error:
+        problem = [str(error)]
+    # It tells the first rank alone that weights do not match; the others would wait for that one for ever.
+    broadcast_object_list(problem)
+    if problem[0] is not None:
         own = model.state_dict()
         missing = [k for k in own if k not in state and 'num_batches_tracked' not in k]
         unexpected = [k for k in state if k not in own]
@@ -117,10 +133,10 @@ def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = Tru
             f'  other shape ({len(shapes)}): {_listed(shapes)}'
         )
         if not (missing or unexpected or shapes):
-            message += f'\n  {error}'
+            message += f'\n  {problem[0]}'
         if strict:
             allow = '\n  To use it all the same, set teacher.strict=False.' if key.startswith('teacher') else ''
-            raise ValueError(message + allow) from error
+            raise ValueError(message + allow)
         print_log(message, logger='current', level=30)
     else:
         print_log(f'{key}: all {len(state)} weights of {checkpoint} loaded', logger='current')

@@ -1,7 +1,17 @@
 """Hooks around the training of a distilled detector."""
 
 from .graph_pictures_hook import GraphPicturesHook
+from .iteration_seed_hook import IterationSeedHook
 from .loss_schedule_hook import LossScheduleHook
+from .non_finite_loss_hook import NonFiniteLossHook
+from .safe_checkpoint_hook import SafeCheckpointHook
 from .student_export_hook import StudentExportHook
 
-__all__ = ['GraphPicturesHook', 'LossScheduleHook', 'StudentExportHook']
+__all__ = [
+    'GraphPicturesHook',
+    'IterationSeedHook',
+    'LossScheduleHook',
+    'NonFiniteLossHook',
+    'SafeCheckpointHook',
+    'StudentExportHook',
+]

@@ -1,0 +1,150 @@
+"""Checkpoints that are complete or not there, of which the last good one is never gone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from mmkd_graph.checkpoints import remove_partial
+from mmkd_graph.registry import HOOKS
+
+
+class _RemovesLater:
+    """A storage backend that only takes note of what is to be removed."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.noted: dict[str, Callable[[], None]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        self.noted[path] = partial(self.backend.remove, path)
+
+    def rmtree(self, path: str) -> None:
+        self.noted[path] = partial(self.backend.rmtree, path)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook``, with the same arguments, for machines on which processes are killed.
+
+    - A local file is written under another name and renamed when all of it is on the disk.
+    - What ``max_keep_ckpts`` and ``save_best`` no longer want is removed after the new file is there (mmengine
+      removes first; between the two, ``max_keep_ckpts=1`` leaves nothing). The disk needs room for one file more.
+    - Parameters that are NaN or infinite are not saved: the training stops, and the checkpoint before stays the last.
+    - In the middle of a gradient accumulation, the gradients are saved too (of one process; several say that they
+      do not agree on them yet and that a resumed run will be near the uninterrupted one, not equal to it).
+
+    ``tools/train.py`` puts it in the place of ``CheckpointHook``.
+
+    Example:
+        >>> default_hooks = dict(checkpoint=dict(type='mmkd_graph.SafeCheckpointHook', interval=1, max_keep_ckpts=1))
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        local = not re.match(r'[\w-]+:', str(kwargs.get('out_dir') or ''))
+        if local and kwargs.get('backend_args') is None and kwargs.get('file_client_args') is None:
+            kwargs['backend_args'] = dict(backend='mmkd_graph.whole')
+            self._whole = True
+        else:
+            self._whole = False
+        super().__init__(*args, **kwargs)
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare the folder; say when a resumed run will not be exact."""
+        super().before_train(runner)
+        if not is_main_process():
+            return
+        if self._whole and Path(self.out_dir).is_dir():
+            remove_partial(self.out_dir)
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        steps = self.interval * (len(runner.train_dataloader) if self.by_epoch else 1)
+        if runner.distributed and steps > 0 and steps % counts:
+            runner.logger.warning(
+                f'optim_wrapper.accumulative_counts={counts}: checkpoints every {steps} iterations fall in the middle '
+                'of an accumulation, whose gradients are lost in them; accepted for exact resuming: '
+                f'default_hooks.checkpoint.interval a multiple of {counts}, or one process'
+            )
+
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        """Save when it is due."""
+        with self._removals_last():
+            super().after_train_iter(*args, **kwargs)
+
+    def after_train_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Save when it is due."""
+        with self._removals_last():
+            super().after_train_epoch(*args, **kwargs)
+
+    def after_val_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Save the best when there is a new one."""
+        with self._removals_last():
+            super().after_val_epoch(*args, **kwargs)
+
+    @contextmanager
+    def _removals_last(self) -> Iterator[None]:
+        """Remove what is not wanted at the end, and nothing if anything failed before."""
+        backend = self.file_backend
+        self.file_backend = _RemovesLater(backend)
+        try:
+            yield
+            wanted = {self.last_ckpt, getattr(self, 'best_ckpt_path', None)}
+            wanted |= set(getattr(self, 'best_ckpt_path_dict', {}).values())
+            for path, remove in self.file_backend.noted.items():
+                if path not in wanted:
+                    remove()
+        finally:
+            self.file_backend = backend
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse weights that are not finite; add gradients that wait for their step.
+
+        Raises:
+            FloatingPointError: naming the parameters.
+        """
+        model = _unwrap(runner)
+        states = (checkpoint['state_dict'], checkpoint.get('ema_state_dict', {}))
+        broken = [
+            name
+            for name, _ in model.named_parameters()
+            for key, state in zip((name, f'module.{name}'), states, strict=True)
+            if key in state and not torch.isfinite(state[key]).all()
+        ]
+        if broken:
+            more = f' and {len(broken) - 3} more' if len(broken) > 3 else ''
+            raise FloatingPointError(
+                f'parameters are NaN or infinite at iteration {checkpoint["meta"].get("iter")} and were not saved: '
+                f'{", ".join(broken[:3])}{more}. The losses were finite, so their gradients were not; '
+                'the checkpoint before is still there'
+            )
+        if _is_accumulating(runner):
+            gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+            checkpoint['gradients'] = gradients
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put gradients back that wait for their step."""
+        parameters = dict(_unwrap(runner).named_parameters())
+        for name, gradient in checkpoint.get('gradients', {}).items():
+            parameters[name].grad = gradient.to(parameters[name])
+
+
+def _unwrap(runner: Runner) -> torch.nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _is_accumulating(runner: Runner) -> bool:
+    wrapper = getattr(runner, 'optim_wrapper', None)
+    return isinstance(wrapper, OptimWrapper) and not runner.distributed and not wrapper.should_update()
