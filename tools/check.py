@@ -80,7 +80,7 @@ def main() -> int:
     # libraries print; what this program has to say is alone in its output
     output = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
-        MMLogger.get_instance('check', log_level='ERROR')
+        MMLogger.get_current_instance().setLevel('ERROR')
         for finding in check_config(cfg, args.batches, processes(args), args.min_ap, args.device):
             findings.append(finding)
             if not args.json:

@@ -24,6 +24,8 @@ from .classes import head_classes, teacher_classes
 from .findings import FAIL, OK, WARNING, Finding, one_line
 
 KEY = 'model.teacher.checkpoint'
+_FOUND, _NAMED = 0.3, 0.3
+"""Who finds more than this share of the boxes and names less of them rightly has learned other names."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,13 @@ def check_accuracy(
     shared = {*known} & {*names} if known else names
     part = f', of {len(names)} classes it knows {len(shared)}' if len(shared) < len(names) else ''
     found = f'the teacher reaches {metric} {score:.3f} on {images}{part}'
-    if score >= least:
-        return [Finding(OK, KEY, found, details=details)]
-    if seen.found >= 0.3 and seen.named < 0.5:
+    if seen.found >= _FOUND and seen.named < _NAMED:
         found += f': it finds {seen.found:.0%} of the boxes and names {seen.named:.0%} of these rightly'
         if seen.confused:
             found += f' (what is {names[seen.confused[0]]} it calls {names[seen.confused[1]]})'
         return [Finding(FAIL, KEY, found, 'its classes are in another order than the data has them', details)]
+    if score >= least:
+        return [Finding(OK, KEY, found, details=details)]
     found += f': it finds {seen.found:.0%} of the boxes'
     advice = (
         'is it the checkpoint of this config, were the mean, std and bgr_to_rgb of its data_preprocessor those that it '

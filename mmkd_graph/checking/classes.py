@@ -88,8 +88,10 @@ def _student(model: GraphDistiller, names: tuple[str, ...], metainfo: Mapping[st
         found = f'{name} has {count} classes, the training data {wanted} ({_shown(names)})'
         key = f'model.student.{name}.num_classes'
         return Finding(FAIL, key, found, f'set num_classes={wanted}, or metainfo.classes of the data', details)
-    found = f'{", ".join(heads)} {"has" if len(heads) == 1 else "have"} the {wanted} classes of the training data'
-    return Finding(OK, 'model.student', found if heads else 'no head says its number of classes', details=details)
+    if not heads:
+        return Finding(OK, 'model.student.num_classes', 'no head says its number of classes', details=details)
+    found = f'{", ".join(heads)}: {wanted}, as the training data'
+    return Finding(OK, f'model.student.{next(iter(heads))}.num_classes', found, details=details)
 
 
 def _teacher(model: GraphDistiller, names: tuple[str, ...]) -> Finding:

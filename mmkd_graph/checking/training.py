@@ -75,12 +75,17 @@ def check_config(
     val, finding = _loader(cfg, 'val_dataloader')
     yield from finding
     metainfo = [loader.dataset.metainfo if loader else None for loader in (train, val)]
-    yield from check_classes(model, *metainfo)
+    classes = check_classes(model, *metainfo)
+    yield from classes
     if val and cfg.get('val_evaluator'):
         yield from check_accuracy(model, val, cfg.val_evaluator, batches, least)
     elif not val:
         yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
-    if train:
+    if any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes):
+        yield Finding(
+            WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the student first'
+        )
+    elif train:
         yield from _check_batches(model, cfg, train, gpus)
 
 
