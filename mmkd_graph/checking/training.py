@@ -48,6 +48,10 @@ def check_config(
     findings = check_data(cfg)
     yield from findings
     readable = not failed(findings)
+    sampler = str(((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type'))
+    if sampler.endswith('InfiniteSampler') and (cfg.get('train_cfg') or {}).get('max_epochs'):
+        found = 'an InfiniteSampler in a training that counts epochs: its first epoch never ends'
+        yield Finding(FAIL, 'train_dataloader.sampler', found, 'use DefaultSampler, or max_iters')
     weights = cfg.get('load_from')
     if weights and '://' not in weights and not os.path.isfile(weights):
         yield Finding(FAIL, 'load_from', f'there is no file {weights}', 'correct the path')

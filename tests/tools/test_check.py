@@ -33,7 +33,7 @@ def loader(split):
     training = split == 'train'
     return dict(
         batch_size=2, num_workers=0, drop_last=False,
-        sampler=dict(type='InfiniteSampler' if training else 'DefaultSampler', shuffle=training),
+        sampler=dict(type='DefaultSampler', shuffle=training),
         dataset=dict(
             type='CocoDataset', data_root={data!r}, metainfo=dict(classes={classes!r}),
             ann_file=f'annotations/instances_{{split}}.json', data_prefix=dict(img='VOC2007/JPEGImages/'),
@@ -219,6 +219,8 @@ def test_data_that_is_not_there(check: Check, job: Path) -> None:
     code, output = check(**{'train_dataloader.dataset.data_root': '/nowhere/'})
     assert code == 1 and 'FAIL     train_dataloader.dataset.data_root: /nowhere/: there is no such folder' in output
     assert 'all 145 weights of the teacher' in output, 'the model is looked at all the same'
+    code, output = check('--batches', '1', **{'train_dataloader.sampler.type': 'InfiniteSampler'})
+    assert code == 1 and 'its first epoch never ends' in output
     code, output = check(**{'val_dataloader.dataset.ann_file': 'annotations/instances_none.json'})
     assert code == 1 and 'FAIL     val_dataloader.dataset.ann_file' in output
 
