@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from launch import RANK_VARIABLES, add_options, fail, load_config
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
-from train import apply_options
+# mmdet prints when it is imported; what this program has to say is alone in its output
+with contextlib.redirect_stdout(sys.stderr):
+    from launch import RANK_VARIABLES, add_options, fail, load_config
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+    from train import apply_options
 
-from mmkd_graph.checking import Finding, check_config, failed, side_by_side
+    from mmkd_graph.checking import Finding, check_config, failed, side_by_side
 
 _ROWS = 12
 """Equal classes that the table shows; those that differ are all in it."""
@@ -77,7 +79,6 @@ def main() -> int:
     apply_options(cfg, args)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     findings = []
-    # libraries print; what this program has to say is alone in its output
     output = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         MMLogger.get_current_instance().setLevel('ERROR')

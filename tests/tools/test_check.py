@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,19 @@ def test_data_that_is_not_there(check: Check, job: Path) -> None:
     assert code == 1 and 'its first epoch never ends' in output
     code, output = check(**{'val_dataloader.dataset.ann_file': 'annotations/instances_none.json'})
     assert code == 1 and 'FAIL     val_dataloader.dataset.ann_file' in output
+
+
+def test_nothing_but_json_is_printed(job: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / 'tools/check.py'), str(job / 'distilled_plain.py'), '--json', '--cfg-options']
+    done = subprocess.run(
+        [*command, 'train_dataloader.dataset.data_root=/nowhere/'],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1 and json.loads(done.stdout)['ok'] is False
+    assert 'Traceback' not in done.stderr
 
 
 def test_train_stops_with_the_same_words(
