@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.dist import barrier
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -34,6 +35,8 @@ class TrainingCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check, log the findings, and raise; see the class."""
         findings = check_runner(runner)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the copy of the student is gone
         for finding in findings:
             print_log(str(finding), logger='current', level=20 if finding.level == OK else 30)
         if failed(findings):
