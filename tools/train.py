@@ -22,6 +22,7 @@ from launch import (
 )
 from mmengine.config import Config
 
+from mmkd_graph.checking import CheckFailed
 from mmkd_graph.checkpoints import find_resume_point, read_resume_point
 from mmkd_graph.datasets.annotations import ERROR, check_datasets
 
@@ -42,6 +43,9 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         metavar='CHECKPOINT',
         help='go on from this checkpoint; without a value, from the last whole one in the work dir, if there is one',
+    )
+    parser.add_argument(
+        '--no-check', action='store_true', help='start a distillation even if TrainingCheckHook would stop it'
     )
     add_options(parser)
     return parser.parse_args()
@@ -109,6 +113,13 @@ def make_resumable(cfg: Config) -> None:
     cfg.custom_hooks = custom + [dict(type=f'mmkd_graph.{name}') for name in wanted if name not in there]
 
 
+def check_start(cfg: Config) -> None:
+    """Let a distillation be looked at before its first iteration."""
+    custom = list(cfg.get('custom_hooks') or [])
+    if class_name(cfg.model) == 'GraphDistiller' and 'TrainingCheckHook' not in map(class_name, custom):
+        cfg.custom_hooks = [*custom, dict(type='mmkd_graph.TrainingCheckHook')]
+
+
 def check_data(cfg: Config) -> None:
     """End the program if the data sets can not be trained on; say what is left out of them."""
     if not is_first_process(cfg):
@@ -126,15 +137,28 @@ def main() -> None:
     apply_options(cfg, args)
     make_resumable(cfg)
     check_data(cfg)
+    if not args.no_check:
+        check_start(cfg)
     runner = build_runner(cfg, args)
     try:
         runner.train()
+    except CheckFailed as error:
+        stop_unstarted(error, cfg)
     except FloatingPointError as error:
         stop(str(error), cfg)
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
         stop(f'no space is left on the disk, or it is not allowed: {error}', cfg)
+
+
+def stop_unstarted(error: CheckFailed, cfg: Config) -> None:
+    """End with what the check found and exit code 1."""
+    if is_first_process(cfg):
+        for failure in error.failures:
+            say(str(failure))
+        say('error: the training was not started; tools/check.py tells more, --no-check starts it all the same')
+    sys.exit(1)
 
 
 def stop(reason: str, cfg: Config) -> None:

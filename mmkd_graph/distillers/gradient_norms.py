@@ -83,11 +83,15 @@ class GradientNorms:
         task: of the sum of the student's own losses.
         losses: ``{name: norm}`` of every distillation loss, its terms together, at ``loss_weight=1``.
         terms: ``{name: {term: norm}}`` of every term alone, with the term's own weight, at ``loss_weight=1``.
+        task_value: the sum of the student's own losses; like all values that of this rank's batch.
+        values: ``{name: {term: value}}`` of every term, with the term's own weight, at ``loss_weight=1``.
     """
 
     task: float
     losses: dict[str, float]
     terms: dict[str, dict[str, float]]
+    task_value: float
+    values: dict[str, dict[str, float]]
 
 
 def gradient_norms(model: GraphDistiller, inputs: Tensor, data_samples: list) -> GradientNorms:
@@ -107,23 +111,26 @@ def gradient_norms(model: GraphDistiller, inputs: Tensor, data_samples: list) ->
     Raises:
         ValueError: if the tapped features take no gradient.
     """
-    with preserved_rng(), _preserved_buffers(model), torch.enable_grad():
+    with preserved_rng(), preserved_buffers(model), torch.enable_grad():
         task, features, pair, context = model.observe(inputs, data_samples)
         model.check_taps_take_gradients(features, 'gradient_norms')
         adapted = model.distill.adapter(pair[0])
         terms = {name: loss(adapted, pair[1], context) for name, loss in model.distill.losses.items()}
+        total = model.parse_losses(task)[0]
         return GradientNorms(
-            task=gradient_norm(model.parse_losses(task)[0], features),
+            task=gradient_norm(total, features),
             losses={name: gradient_norm(sum(values.values()), features) for name, values in terms.items()},
             terms={
                 name: {term: gradient_norm(value, features) for term, value in values.items()}
                 for name, values in terms.items()
             },
+            task_value=total.item(),
+            values={name: {term: value.item() for term, value in values.items()} for name, values in terms.items()},
         )
 
 
 @contextmanager
-def _preserved_buffers(model: nn.Module) -> Iterator[None]:
+def preserved_buffers(model: nn.Module) -> Iterator[None]:
     """Put running statistics and counters back on exit."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:

@@ -132,12 +132,12 @@ class GraphDistiller(BaseDetector):
         if not ratios and not any(self._loss_weights.values()):
             self.distill.requires_grad_(False)
         self.init_student = init_student
-        skipped = sorted({*student_strides, *frozen.strides} - {*self.strides})
+        self.skipped_strides = tuple(sorted({*student_strides, *frozen.strides} - {*self.strides}))
         convolutions = sum(isinstance(level, nn.Conv2d) for level in neck.levels)
         print_log(
             f'GraphDistiller: {type(student_model).__name__}.{self._tap} <- '
-            f'{type(frozen.model).__name__}.{frozen.tap}; strides paired {self.strides}, skipped {tuple(skipped)}; '
-            f'{convolutions} of {len(self._pairs)} levels adapted; losses '
+            f'{type(frozen.model).__name__}.{frozen.tap}; strides paired {self.strides}, '
+            f'skipped {self.skipped_strides}; {convolutions} of {len(self._pairs)} levels adapted; losses '
             + ', '.join(
                 f'{name} (gradient ratio {weight.ratio:g})' if name in ratios else f'{name} (weight {weight:g})'
                 for name, weight in weights.items()
@@ -259,7 +259,7 @@ class GraphDistiller(BaseDetector):
             losses = dict(self.student.loss(batch_inputs, batch_data_samples))
             return {**losses, **self._idle(())} if learning else losses
         task, features, (student, teacher), context = self.observe(batch_inputs, batch_data_samples)
-        weights = {name: self._weight(name) for name in active}
+        weights = {name: self.loss_weight(name) for name in active}
         trained = [name for name in active if weights[name] or name in to_measure]
         losses = dict(task)
         if trained:
@@ -328,8 +328,8 @@ class GraphDistiller(BaseDetector):
                 'is frozen; accepted: a tap behind something that is trained, or a number as loss_weight'
             )
 
-    def _weight(self, name: str) -> float:
-        """The weight as it is known by now; 0 if it is not."""
+    def loss_weight(self, name: str) -> float:
+        """The weight of a loss as it is known by now, without its schedule; 0 while it is not measured."""
         return (self.distill.weights[name].value or 0.0) if name in self.distill.weights else self._loss_weights[name]
 
     def _measure(
@@ -389,9 +389,13 @@ class GraphDistiller(BaseDetector):
         finally:
             self.train(training)
 
-    def _teacher_pyramid(self, inputs: Tensor, data_samples: Sequence) -> list[Tensor]:
+    def teacher_inputs(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
+        """What the teacher is given for a batch (N, 3, H, W) that is normalised for the student."""
         shapes = [tuple(sample.metainfo.get('img_shape', inputs.shape[-2:]))[:2] for sample in data_samples]
-        pyramid = self.teacher(self._transfer(inputs, shapes))
+        return self._transfer(inputs, shapes)
+
+    def _teacher_pyramid(self, inputs: Tensor, data_samples: Sequence) -> list[Tensor]:
+        pyramid = self.teacher(self.teacher_inputs(inputs, data_samples))
         return [pyramid[j] for _, j in self._pairs]
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os.path as osp
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any
 
@@ -27,6 +28,31 @@ _NAMED_KEYS = 12
 """How many missing or unexpected keys a message lists before it only counts them."""
 
 
+def read_config(config: str, key: str) -> Config:
+    """The whole config at a path.
+
+    Args:
+        config: a local path, or ``'mmdet::family/name.py'``.
+        key: config key, for error messages.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it can not be read or holds no model.
+    """
+    try:
+        whole = get_config(config) if '::' in config else Config.fromfile(config)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'{key}={config!r}: no such config (working directory {osp.abspath(".")}); accepted: a path, '
+            "'mmdet::family/name.py', a config dict or a model dict"
+        ) from error
+    except Exception as error:  # a config is Python: anything can be wrong in it
+        raise ValueError(f'{key}={config!r} could not be read: {type(error).__name__}: {error}') from error
+    if 'model' not in whole:
+        raise ValueError(f'{key}={config!r} has no `model`')
+    return whole
+
+
 def resolve_model_config(config: Any, key: str) -> ConfigDict:
     """The model dict that a config value stands for.
 
@@ -41,18 +67,7 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
         TypeError: if it is none of the accepted kinds.
     """
     if isinstance(config, str):
-        try:
-            whole = get_config(config) if '::' in config else Config.fromfile(config)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f'{key}={config!r}: no such config (working directory {osp.abspath(".")}); accepted: a path, '
-                "'mmdet::family/name.py', a config dict or a model dict"
-            ) from error
-        except Exception as error:  # a config is Python: anything can be wrong in it
-            raise ValueError(f'{key}={config!r} could not be read: {type(error).__name__}: {error}') from error
-        if 'model' not in whole:
-            raise ValueError(f'{key}={config!r} has no `model`')
-        model = whole.model
+        model = read_config(config, key).model
     elif isinstance(config, (Mapping, Config)):
         model = config['model'] if 'model' in config and 'type' not in config else config
     else:
@@ -66,8 +81,8 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
     return ConfigDict(model)
 
 
-def read_state_dict(checkpoint: str, key: str) -> dict[str, Tensor]:
-    """The weights in a checkpoint file or URL, without a distiller's own (``distill.…``).
+def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in a checkpoint file or URL, without a distiller's own (``distill.…``), and its ``meta``.
 
     Raises:
         FileNotFoundError: if a local file does not exist.
@@ -91,14 +106,28 @@ def read_state_dict(checkpoint: str, key: str) -> dict[str, Tensor]:
     state = content.get('state_dict', content) if isinstance(content, Mapping) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f'{key}={checkpoint!r} holds no state_dict; accepted: a checkpoint saved by mmengine')
+    meta = content.get('meta')
     metadata = getattr(state, '_metadata', None)
     state = type(state)((k, v) for k, v in state.items() if not k.startswith('distill.'))
     if metadata is not None:
         state._metadata = metadata
-    return state
+    return state, dict(meta) if isinstance(meta, Mapping) else {}
 
 
-def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = True) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """What is known of weights after they were loaded.
+
+    Attributes:
+        meta: the checkpoint's ``meta``; in it may be the class names, as ``dataset_meta`` or ``CLASSES``.
+        mismatch: the weights that do not match, in words; empty if all do.
+    """
+
+    meta: Mapping[str, Any]
+    mismatch: str = ''
+
+
+def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = True) -> Loaded:
     """Load ``checkpoint`` into ``model``; by default every weight must be loaded and none be left over.
 
     Args:
@@ -107,10 +136,13 @@ def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = Tru
         key: config key, for error messages.
         strict: raise on a missing, unexpected or misshapen weight instead of warning.
 
+    Returns:
+        See :class:`Loaded`.
+
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_state_dict`; ValueError on a mismatch, with the keys.
+        FileNotFoundError, ValueError: as :func:`read_checkpoint`; ValueError on a mismatch, with the keys.
     """
-    state = read_state_dict(checkpoint, key)
+    state, meta = read_checkpoint(checkpoint, key)
     problem = [None]
     try:
         # mmengine's loader honours the version hooks by which mmdet reads its older checkpoints
@@ -140,8 +172,9 @@ def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = Tru
             allow = '\n  To use it all the same, set teacher.strict=False.' if key.startswith('teacher') else ''
             raise ValueError(message + allow)
         print_log(message, logger='current', level=30)
-    else:
-        print_log(f'{key}: all {len(state)} weights of {checkpoint} loaded', logger='current')
+        return Loaded(meta, message)
+    print_log(f'{key}: all {len(state)} weights of {checkpoint} loaded', logger='current')
+    return Loaded(meta)
 
 
 def _listed(keys: list[str]) -> str:
@@ -215,16 +248,25 @@ class FrozenTeacher:
         tap: dotted path of the module whose output is the pyramid; default ``'neck'``, or ``'backbone'`` without one.
         strict: whether weights that are not given, missing, unexpected or misshapen are an error.
 
+    Attributes:
+        model: the whole detector, heads too.
+        loaded: what is known of its weights; None if there are none.
+        dataset: its config's training data set, where a whole config was given.
+
     Raises:
         FileNotFoundError, TypeError, ValueError: naming the key under ``teacher`` and what is accepted.
     """
 
     def __init__(self, config: Any, checkpoint: str | None = None, tap: str | None = None, strict: bool = True) -> None:
+        if isinstance(config, str):
+            config = read_config(config, 'teacher.config')
         model_config = resolve_model_config(config, 'teacher.config')
+        self.dataset = (config.get('train_dataloader') or {}).get('dataset')
+        self.loaded: Loaded | None = None
         with preserved_rng():
             self.model: nn.Module = MMDET_MODELS.build(model_config)
         if checkpoint:
-            load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
+            self.loaded = load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
         elif strict:
             raise ValueError(
                 'teacher.checkpoint is missing: an untrained teacher teaches noise. Accepted: a path or URL of '

@@ -6,6 +6,7 @@ from .loss_schedule_hook import LossScheduleHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .student_export_hook import StudentExportHook
+from .training_check_hook import TrainingCheckHook
 
 __all__ = [
     'GraphPicturesHook',
@@ -14,4 +15,5 @@ __all__ = [
     'NonFiniteLossHook',
     'SafeCheckpointHook',
     'StudentExportHook',
+    'TrainingCheckHook',
 ]

@@ -56,9 +56,11 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
     Attributes:
         any_width: whether the student's levels may have other channels than the teacher's, as they have with
             ``adapter='never'``, because the loss projects both itself (or compares what has no channels).
+        any_classes: whether the teacher may have been trained on other classes than the student is.
     """
 
     any_width: bool = False
+    any_classes: bool = False
 
     def bind(self, spec: PyramidSpec) -> None:
         """Check, once at build time, that the pyramids give what the loss needs; create what depends on them.

@@ -1,0 +1,189 @@
+"""How good the whole teacher is on some validation images, as the training will feed it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmdet.evaluation import CocoMetric
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.evaluator import Evaluator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mmkd_graph.distillers import GraphDistiller
+
+from .batches import sample_batches
+from .classes import head_classes, teacher_classes
+from .findings import FAIL, OK, WARNING, Finding, one_line
+
+KEY = 'model.teacher.checkpoint'
+_FOUND, _NAMED = 0.3, 0.3
+"""Who finds more than this share of the boxes and names less of them rightly has learned other names."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How detections and ground truth meet, whatever the evaluator.
+
+    Attributes:
+        boxes: number of boxes in the ground truth.
+        found: share of them that a detection covers with an IoU of at least 0.5, whatever its class.
+        named: share of the found ones whose best detection has the right class.
+        confused: the commonest wrong pair (class in the data, class of the teacher), as indices of the data's classes.
+    """
+
+    boxes: int
+    found: float
+    named: float
+    confused: tuple[int, int] | None
+
+
+def overlap(detections: Sequence[tuple[Tensor, Tensor, Tensor]], truths: Sequence[tuple[Tensor, Tensor]]) -> Overlap:
+    """Compare detections with the ground truth of the same images.
+
+    Args:
+        detections: boxes (D, 4) in pixels, labels (D,) and scores (D,) of every image.
+        truths: boxes (G, 4) and labels (G,) of every image.
+
+    Example:
+        >>> box, one = torch.tensor([[0.0, 0, 10, 10]]), torch.ones(1)
+        >>> overlap([(box, torch.tensor([2]), one)], [(box, torch.tensor([0]))])
+        Overlap(boxes=1, found=1.0, named=0.0, confused=(0, 2))
+    """
+    pairs: Counter[tuple[int, int]] = Counter()
+    boxes = 0
+    for (found, labels, scores), (wanted, classes) in zip(detections, truths, strict=True):
+        boxes += len(wanted)
+        # As many of the best ones as there are boxes twice: everything is covered by enough boxes.
+        best = scores.argsort(descending=True)[: 2 * len(wanted)]
+        if not len(wanted) or not len(best):
+            continue
+        covers = bbox_overlaps(wanted, found[best]) >= 0.5
+        first = covers.float().argmax(dim=1)  # sorted by score
+        for i in covers.any(dim=1).nonzero().flatten().tolist():
+            pairs[int(classes[i]), int(labels[best[first[i]]])] += 1
+    total = sum(pairs.values())
+    wrong = Counter({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
+    named = 1 - sum(wrong.values()) / total if total else 0.0
+    return Overlap(boxes, total / boxes if boxes else 0.0, named, wrong.most_common(1)[0][0] if wrong else None)
+
+
+def check_accuracy(
+    model: GraphDistiller, loader: DataLoader, evaluator: Any, batches: int, least: float = 0.05, seconds: float = 25.0
+) -> list[Finding]:
+    """Let the teacher predict on validation images and score it with the config's evaluator on these alone.
+
+    It gets its inputs from the student's preprocessing, re-normalised, as in the training. Where its class names are
+    known, its labels are brought into the data's order first; classes that the data has not are left out.
+
+    Args:
+        model: the distiller, not wrapped.
+        loader: of the validation data.
+        evaluator: the config's ``val_evaluator``.
+        batches: how many of the loader's batches to predict, evenly spaced.
+        least: average precision, in [0, 1], below which the teacher fails.
+        seconds: time after which no other batch is begun.
+    """
+    names = tuple(loader.dataset.metainfo.get('classes') or ())
+    known, source = teacher_classes(model.teacher)
+    heads = set(head_classes(model.teacher.model).values())
+    if known is None and heads and heads != {len(names)}:
+        found = f'not scored: {source} names its classes; its heads have {sorted(heads)}, the data {len(names)}'
+        return [Finding(WARNING, KEY, found, 'use a checkpoint that names them')]
+    if known is not None and not {*known} & {*names}:
+        return [Finding(OK, KEY, 'not scored: it has no class in common with the data')]
+    order = torch.tensor([names.index(x) if x in names else -1 for x in known or names])
+    try:
+        samples, infos = _predictions(model, loader, order, batches, seconds)
+    except Exception as error:  # detectors and pipelines of any kind
+        return [Finding(WARNING, KEY, f'not scored: the teacher could not predict ({one_line(error)})')]
+    seen = overlap(
+        [(s.pred_instances.bboxes, s.pred_instances.labels, s.pred_instances.scores) for s in samples],
+        [_truth(info) for info in infos],
+    )
+    try:
+        metric, score = _score(evaluator, samples, loader.dataset.metainfo, model.teacher.model)
+    except Exception as error:  # evaluators of any kind
+        return [Finding(WARNING, 'val_evaluator', f'the teacher could not be scored with it ({one_line(error)})')]
+    images = f'{len(samples)} validation images ({seen.boxes} boxes)'
+    details = dict(metric=metric, score=score, images=len(samples), **vars(seen))
+    if not seen.boxes:
+        return [Finding(WARNING, KEY, f'not scored: no boxes in {images}', 'try more --batches', details)]
+    if score is None:
+        return [Finding(WARNING, 'val_evaluator', f'it gives no average precision ({metric})', details=details)]
+    shared = {*known} & {*names} if known else names
+    part = f', of {len(names)} classes it knows {len(shared)}' if len(shared) < len(names) else ''
+    found = f'the teacher reaches {metric} {score:.3f} on {images}{part}'
+    if seen.found >= _FOUND and seen.named < _NAMED:
+        found += f': it finds {seen.found:.0%} of the boxes and names {seen.named:.0%} of these rightly'
+        if seen.confused:
+            found += f' (what is {names[seen.confused[0]]} it calls {names[seen.confused[1]]})'
+        return [Finding(FAIL, KEY, found, 'its classes are in another order than the data has them', details)]
+    if score >= least:
+        return [Finding(OK, KEY, found, details=details)]
+    found += f': it finds {seen.found:.0%} of the boxes'
+    advice = (
+        'is it the checkpoint of this config, were the mean, std and bgr_to_rgb of its data_preprocessor those that it '
+        'was trained with, is it trained on such images?'
+    )
+    return [Finding(FAIL, KEY, found, advice, details)]
+
+
+@torch.no_grad()
+def _predictions(
+    model: GraphDistiller, loader: DataLoader, order: Tensor, batches: int, seconds: float
+) -> tuple[list, list[dict]]:
+    """Samples with the teacher's predictions, labelled as the data is, and the data set's own records of the images."""
+    begin = time.monotonic()
+    samples: list = []
+    infos: dict[Any, dict] = {}
+    indices, read = sample_batches(loader, batches)
+    for index, batch in zip(indices, read, strict=True):
+        if samples and time.monotonic() - begin > seconds:
+            break
+        data = model.data_preprocessor(batch, False)
+        inputs = model.teacher_inputs(data['inputs'], data['data_samples'])
+        for sample in data['data_samples']:
+            # transformers mask what is padding by it, and the teacher may have been padded further
+            sample.set_metainfo(dict(batch_input_shape=tuple(inputs.shape[-2:])))
+        for i, sample in zip(index, model.teacher.model.predict(inputs, data['data_samples']), strict=True):
+            if i not in infos:
+                infos[i] = loader.dataset.get_data_info(i)
+                sample = sample.cpu()
+                labels = order[sample.pred_instances.labels]
+                sample.pred_instances.labels = labels
+                sample.pred_instances = sample.pred_instances[labels >= 0]
+                samples.append(sample)
+    return samples, list(infos.values())
+
+
+def _truth(info: dict) -> tuple[Tensor, Tensor]:
+    things = [thing for thing in info.get('instances', ()) if not thing.get('ignore_flag')]
+    boxes = torch.tensor([thing['bbox'] for thing in things], dtype=torch.float32).reshape(-1, 4)
+    return boxes, torch.tensor([thing['bbox_label'] for thing in things], dtype=torch.long)
+
+
+def _score(config: Any, samples: list, metainfo: dict, teacher: Any) -> tuple[str, float | None]:
+    """Name and value of the average precision of boxes; the names of what there is if there is none."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = Evaluator(config)
+        evaluator.dataset_meta = metainfo
+        for metric in evaluator.metrics:
+            if isinstance(metric, CocoMetric):
+                # the other images of the annotation file were not shown
+                metric.img_ids = [sample.img_id for sample in samples]
+                metric.metrics = [kind for kind in metric.metrics if kind != 'segm' or teacher.with_mask]
+        evaluator.process(samples)
+        scores = evaluator.evaluate(len(samples))
+    for ending in ('bbox_mAP', 'mAP'):
+        for name, value in scores.items():
+            if name.endswith(ending):
+                return name, max(float(value), 0.0)
+    return (', '.join(scores), None) if scores else ('average precision', 0.0)  # without any detection

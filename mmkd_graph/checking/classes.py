@@ -1,0 +1,172 @@
+"""The classes of teacher, student and data set side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmdet.registry import DATASETS
+from torch import nn
+
+from mmkd_graph.distillers import FrozenTeacher, GraphDistiller
+
+from .findings import FAIL, OK, WARNING, Finding
+
+_NAMED = 6
+"""Differing classes that a line names."""
+_HEADS = ('bbox_head', 'mask_head')
+"""Parts of the path of a module that has one output per class of things."""
+
+
+def teacher_classes(teacher: FrozenTeacher) -> tuple[tuple[str, ...] | None, str]:
+    """The class names that a teacher was trained on, None if nothing says them; and what does.
+
+    A checkpoint knows best; it may be of mmdet 2 (``CLASSES``). Without names in it, its config's data set counts.
+    """
+    meta = teacher.loaded.meta if teacher.loaded else {}
+    inner = meta.get('dataset_meta') or {}
+    for names in (inner.get('classes'), inner.get('CLASSES'), meta.get('CLASSES')):
+        if names:
+            return _names(names), 'its checkpoint'
+    dataset = teacher.dataset
+    while isinstance(dataset, Mapping):
+        names = (dataset.get('metainfo') or {}).get('classes')
+        inner = dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None)
+        if not names and not inner:
+            kind = dataset.get('type')
+            kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
+            names = getattr(kind, 'METAINFO', {}).get('classes')
+        if names:
+            return _names(names), 'its config'
+        dataset = inner
+    return None, 'neither its checkpoint nor its config'
+
+
+def head_classes(detector: nn.Module) -> dict[str, int]:
+    """Number of classes of every box and mask head, by module path; proposals have none.
+
+    Where parts of a head say the same, the head alone is named.
+    """
+    found: dict[str, int] = {}
+    for name, module in detector.named_modules():
+        count = getattr(module, 'num_classes', None)
+        inside = any(name.startswith(f'{other}.') for other in found)
+        if isinstance(count, int) and not inside and {*_HEADS} & {*name.split('.')}:
+            found[name] = count
+    return found
+
+
+def check_classes(
+    model: GraphDistiller, train: Mapping[str, Any] | None, val: Mapping[str, Any] | None = None
+) -> list[Finding]:
+    """Compare the classes of the data sets with the student's heads and the teacher.
+
+    Args:
+        model: the distiller, not wrapped.
+        train: ``metainfo`` of the training data set; None if it is not known.
+        val: that of the validation data set.
+    """
+    names = _metainfo_classes(train)
+    if names is None:
+        key = 'train_dataloader.dataset.metainfo.classes'
+        return [Finding(WARNING, key, 'no class names are known', 'set them: nothing can be compared')]
+    findings = [_student(model, names, train or {})]
+    other = _metainfo_classes(val)
+    if other is not None and other != names:
+        found = f'other classes than those trained on: {_difference(other, names)}'
+        key = 'val_dataloader.dataset.metainfo.classes'
+        findings.append(Finding(FAIL, key, found, 'name the same classes in the same order'))
+    return [*findings, _teacher(model, names)]
+
+
+def _student(model: GraphDistiller, names: tuple[str, ...], metainfo: Mapping[str, Any]) -> Finding:
+    wanted = len(metainfo.get('thing_classes') or names)  # a panoptic set has stuff too
+    heads = head_classes(model.student)
+    details = dict(heads=heads, dataset=list(names))
+    if wrong := {name: count for name, count in heads.items() if count != wanted}:
+        name, count = next(iter(wrong.items()))
+        found = f'{name} has {count} classes, the training data {wanted} ({_shown(names)})'
+        key = f'model.student.{name}.num_classes'
+        return Finding(FAIL, key, found, f'set num_classes={wanted}, or metainfo.classes of the data', details)
+    if not heads:
+        return Finding(OK, 'model.student.num_classes', 'no head says its number of classes', details=details)
+    found = f'{", ".join(heads)}: {wanted}, as the training data'
+    return Finding(OK, f'model.student.{next(iter(heads))}.num_classes', found, details=details)
+
+
+def _teacher(model: GraphDistiller, names: tuple[str, ...]) -> Finding:
+    key = 'model.teacher'
+    known, source = teacher_classes(model.teacher)
+    heads = head_classes(model.teacher.model)
+    details = dict(heads=heads, teacher=list(known) if known else None, dataset=list(names))
+    if known is None:
+        found = f'{source} names its classes'
+        if heads and set(heads.values()) != {len(names)} and not _any_classes(model):
+            found += f', and its heads have {sorted(set(heads.values()))} where the data has {len(names)}'
+            return Finding(FAIL, key, found, _OTHER_CLASSES, details)
+        return Finding(WARNING, key, found, 'make sure that they are those of the data, in that order', details)
+    if heads and len(known) not in heads.values():
+        found = f'{source} names {len(known)} classes, its heads have {sorted(set(heads.values()))}'
+        return Finding(FAIL, key, found, 'use the config that the checkpoint was trained with', details)
+    if known == names:
+        return Finding(OK, key, f'the {len(names)} classes of the data in the same order (says {source})', '', details)
+    if sorted(known) == sorted(names):
+        found = f'the classes of the data in another order (says {source}): {_difference(known, names)}'
+        if model.init_student == 'teacher':
+            advice = "set init_student=None, as the student's head would start with them, or reorder metainfo.classes"
+            return Finding(FAIL, key, found, advice, details)
+        advice = 'no loss reads the order, but make sure that it is the teacher that you mean'
+        return Finding(WARNING, key, found, advice, details)
+    found = f'other classes than the data (says {source}): {_difference(known, names)}'
+    if _any_classes(model):
+        return Finding(OK, key, f'{found} - which every loss here allows', '', details)
+    return Finding(FAIL, key, found, _OTHER_CLASSES, details)
+
+
+_OTHER_CLASSES = (
+    'use a teacher that was trained on the classes of the data, or RelationshipMatchingLoss alone, which takes any'
+)
+
+
+def _any_classes(model: GraphDistiller) -> bool:
+    return all(loss.any_classes for loss in model.distill.losses.values())
+
+
+def _metainfo_classes(metainfo: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+    names = (metainfo or {}).get('classes')
+    return _names(names) if names else None
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ', '.join(names[:_NAMED]) + (', …' if len(names) > _NAMED else '')
+
+
+def _difference(given: Sequence[str], data: Sequence[str]) -> str:
+    """What differs, index by index or as sets, whichever says more."""
+    missing, more = [x for x in data if x not in given], [x for x in given if x not in data]
+    if missing or more:
+        parts = [f'{len(given)} against {len(data)}, {len({*given} & {*data})} in common']
+        parts += [f'the data alone has {_shown(missing)}'] if missing else []
+        return ', '.join(parts + ([f'it alone has {_shown(more)}'] if more else []))
+    rows = [f'{i} is {a}, in the data {b}' for i, (a, b) in enumerate(zip(given, data, strict=False)) if a != b]
+    return '; '.join(rows[:_NAMED]) + (f'; and {len(rows) - _NAMED} more' if len(rows) > _NAMED else '')
+
+
+def side_by_side(teacher: Sequence[str] | None, data: Sequence[str]) -> list[tuple[int, str, str, bool]]:
+    """Rows (index, teacher's class, data's class, whether they are the same); ``'?'`` where nothing is known.
+
+    Example:
+        >>> side_by_side(['cat', 'cow'], ['cat', 'dog', 'cow'])
+        [(0, 'cat', 'cat', True), (1, 'cow', 'dog', False), (2, '-', 'cow', False)]
+    """
+    count = max(len(data), len(teacher or ()))
+
+    def name(names: Sequence[str], i: int) -> str:
+        return names[i] if i < len(names) else '-'
+
+    rows = ((name(teacher, i) if teacher else '?', name(data, i)) for i in range(count))
+    return [(i, a, b, a == b) for i, (a, b) in enumerate(rows)]

@@ -1,0 +1,163 @@
+"""All checks of a training in their order: before it, from its config alone, and at its start, inside its runner."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner, autocast
+from torch.nn.parallel import DistributedDataParallel
+
+from mmkd_graph.distillers import GraphDistiller
+
+from .accuracy import check_accuracy
+from .batches import batch_size, sample_batches
+from .classes import check_classes
+from .data import check_data
+from .findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
+from .losses import check_losses
+from .step import check_step
+from .wiring import check_wiring
+
+BATCHES = 3
+"""Training batches that are read."""
+
+
+def check_config(
+    cfg: Config, batches: int = 16, gpus: int = 1, least: float = 0.05, device: str | None = None
+) -> Iterator[Finding]:
+    """Everything that can be said of a training before it; a finding comes as soon as it is made.
+
+    Nothing is written. The model, the teacher in it, and each data set are built once.
+
+    Args:
+        cfg: a whole config whose model is a distiller.
+        batches: validation batches that the teacher is scored on.
+        gpus: processes that the training will have.
+        least: average precision in [0, 1] below which the teacher fails.
+        device: default: the accelerator, if there is one.
+    """
+    findings = check_data(cfg)
+    yield from findings
+    readable = not failed(findings)
+    sampler = str(((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type'))
+    if sampler.endswith('InfiniteSampler') and (cfg.get('train_cfg') or {}).get('max_epochs'):
+        found = 'an InfiniteSampler in a training that counts epochs: its first epoch never ends'
+        yield Finding(FAIL, 'train_dataloader.sampler', found, 'use DefaultSampler, or max_iters')
+    weights = cfg.get('load_from')
+    if weights and '://' not in weights and not os.path.isfile(weights):
+        yield Finding(FAIL, 'load_from', f'there is no file {weights}', 'correct the path')
+    try:
+        model = MMDET_MODELS.build(cfg.model)
+        if isinstance(model, GraphDistiller):
+            model.init_weights()
+            model.to(device or get_device())
+    except Exception as error:  # what is wrong with a model has no common base; its messages name the key
+        yield Finding(FAIL, 'model', one_line(error), 'correct the config; nothing of the model could be looked at')
+        return
+    if not isinstance(model, GraphDistiller):
+        found = f'it is a {type(model).__name__}, no GraphDistiller'
+        yield Finding(WARNING, 'model', found, 'only distillations are looked at')
+        return
+    yield from check_wiring(model)
+    if not readable:
+        yield Finding(
+            WARNING, 'model.losses', 'classes, teacher and losses were not looked at', 'correct the data first'
+        )
+        return
+
+    train, finding = _loader(cfg, 'train_dataloader')
+    yield from finding
+    val, finding = _loader(cfg, 'val_dataloader')
+    yield from finding
+    metainfo = [loader.dataset.metainfo if loader else None for loader in (train, val)]
+    classes = check_classes(model, *metainfo)
+    yield from classes
+    if val and cfg.get('val_evaluator'):
+        yield from check_accuracy(model, val, cfg.val_evaluator, batches, least)
+    elif not val:
+        yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
+    if any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes):
+        yield Finding(
+            WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the student first'
+        )
+    elif train:
+        yield from _check_batches(model, cfg, train, gpus)
+
+
+def _loader(cfg: Config, key: str) -> tuple[Any, list[Finding]]:
+    if not cfg.get(key):
+        return None, []
+    try:
+        return Runner.build_dataloader(cfg[key]), []
+    except Exception as error:  # data sets of any kind
+        return None, [Finding(FAIL, key, one_line(error), 'correct the data or the config')]
+
+
+def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) -> Iterator[Finding]:
+    key, size = 'train_dataloader.dataset', batch_size(train)
+    begin = time.perf_counter()
+    try:
+        data = list(sample_batches(train, BATCHES)[1])
+    except Exception as error:  # pipelines of any kind
+        yield Finding(FAIL, key, one_line(error), 'correct the data or the pipeline')
+        return
+    seconds = (time.perf_counter() - begin) / BATCHES
+    workers = train.num_workers
+    found = f'{len(train.dataset)} images; one process reads a batch of {size} in {seconds:.2g} s'
+    details = dict(images=len(train.dataset), seconds_per_batch=seconds, workers=workers)
+    yield Finding(OK, key, f'{found}, num_workers={workers}', details=details)
+    wrapper = cfg.get('optim_wrapper') or {}
+    amp = str(wrapper.get('type', '')).endswith('AmpOptimWrapper')
+    dtype = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}.get(wrapper.get('dtype'))
+    findings = check_losses(model, data, lambda: autocast(enabled=amp, dtype=dtype))
+    yield from findings
+    if not failed(findings):
+        for finding in check_step(model, cfg, data, len(train.dataset), size, gpus):
+            yield finding
+            step, pace = finding.details.get('seconds_per_step'), seconds / max(workers, 1)
+            if step and pace > step:
+                found = f'num_workers={workers} gives a batch every {pace:.2g} s, a step takes {step:.2g} s'
+                yield Finding(WARNING, 'train_dataloader.num_workers', found, 'the training will wait: use more')
+
+
+def check_runner(runner: Runner) -> list[Finding]:
+    """What is cheap to find out at the start of a training, without a trace in it; the same on all ranks.
+
+    All ranks have to call this. The model and the data sets are those of the runner.
+    """
+    wrapped = is_model_wrapper(runner.model)
+    model = runner.model.module if wrapped else runner.model
+    if not isinstance(model, GraphDistiller):
+        return []
+    train = runner.train_dataloader
+    val = runner.val_dataloader if runner.val_loop is not None else None
+    metainfo = [getattr(loader.dataset, 'metainfo', None) if loader else None for loader in (train, val)]
+    findings = [*check_wiring(model), *check_classes(model, *metainfo)]
+    batches: list[Any] = []
+    for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
+        if loader is None:
+            continue
+        try:
+            read = list(itertools.islice(sample_batches(loader, count)[1], count))
+        except Exception as error:  # pipelines of any kind
+            findings.append(Finding(FAIL, f'{key}.dataset', one_line(error), 'correct the data or the pipeline'))
+            continue
+        findings.append(Finding(OK, f'{key}.dataset', f'{len(loader.dataset)} images; the first read are in order'))
+        batches = batches or read
+    # From here on losses may gather: no rank may go on alone.
+    findings = agreed(findings)
+    if failed(findings):
+        return findings
+    if wrapped and not isinstance(runner.model, DistributedDataParallel):
+        found = f'not looked at, as {type(runner.model).__name__} shares the weights out'
+        return [*findings, Finding(WARNING, 'model.losses', found)]
+    return agreed(findings + check_losses(model, batches, lambda: runner.optim_wrapper.optim_context(model)))

@@ -1,0 +1,264 @@
+"""What ``tools/check.py`` says of good and bad configs; in one process, as most of a run is imports."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import save_weights, tiny_retinanet
+from mmdet.models import RetinaNet
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+
+from mmkd_graph.datasets import CLASSES, generate_shapes
+from mmkd_graph.distillers import FrozenTeacher
+
+ROOT = Path(__file__).resolve().parents[2]
+
+COMMON = """
+default_scope = 'mmdet'
+read = dict(type='LoadImageFromFile')
+boxes = dict(type='LoadAnnotations', with_bbox=True)
+small = dict(type='Resize', scale=(96, 64), keep_ratio=False)
+pack = dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+pipelines = dict(train=[read, boxes, small, pack], val=[read, small, boxes, pack])
+def loader(split):
+    training = split == 'train'
+    return dict(
+        batch_size=2, num_workers=0, drop_last=False,
+        sampler=dict(type='DefaultSampler', shuffle=training),
+        dataset=dict(
+            type='CocoDataset', data_root={data!r}, metainfo=dict(classes={classes!r}),
+            ann_file=f'annotations/instances_{{split}}.json', data_prefix=dict(img='VOC2007/JPEGImages/'),
+            test_mode=not training, pipeline=pipelines[split]))
+train_dataloader, val_dataloader = loader('train'), loader('val')
+val_evaluator = dict(type='CocoMetric', ann_file={data!r} + 'annotations/instances_val.json', metric='bbox')
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=10)
+val_cfg = dict(type='ValLoop')
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+randomness = dict(seed=0)
+del loader, pipelines
+"""
+
+
+@MODELS.register_module(force=True)
+class KnowingRetinaNet(RetinaNet):
+    """Predicts the ground truth in the order of classes that its weights hold."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.register_buffer('order', torch.arange(len(CLASSES)))
+
+    def predict(self, inputs: torch.Tensor, samples: list, rescale: bool = True) -> list:
+        for sample in samples:
+            truth = sample.gt_instances
+            boxes = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
+            sample.pred_instances = InstanceData(
+                bboxes=boxes.clone(), labels=self.order[truth.labels], scores=torch.full((len(boxes),), 0.9)
+            )
+        return samples
+
+
+@pytest.fixture(scope='module')
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, a teacher that knows everything, and the config of a distillation."""
+    init_default_scope('mmdet')
+    folder = tmp_path_factory.mktemp('check')
+    generate_shapes(folder / 'data', seed=0, num_train=7, num_val=4, num_test=1, layouts=('coco',))
+    common = COMMON.format(data=f'{folder / "data"}/', classes=tuple(CLASSES))
+    teacher = tiny_retinanet(base_channels=16, fpn_channels=32, num_classes=len(CLASSES))
+    for name, kind in (('teacher', 'KnowingRetinaNet'), ('plain', 'RetinaNet')):
+        (folder / f'{name}.py').write_text(f'{common}\nmodel = {dict(teacher, type=kind)!r}\n')
+    (folder / 'student.py').write_text(f'{common}\nmodel = {tiny_retinanet(num_classes=len(CLASSES))!r}\n')
+    save(folder, 'teacher')
+    torch.save(dict(state_dict=MODELS.build(teacher).state_dict()), folder / 'plain.pth')
+    loss = dict(type='mmkd_graph.ChannelGraphLoss', k=4, loss_weight=0.1)
+    for name in ('teacher', 'plain'):
+        (folder / ('distilled.py' if name == 'teacher' else 'distilled_plain.py')).write_text(
+            f"""_base_ = './student.py'
+model = dict(
+    _delete_=True,
+    type='mmkd_graph.GraphDistiller',
+    student={{{{_base_.model}}}},
+    teacher=dict(config={str(folder / f'{name}.py')!r}, checkpoint={str(folder / f'{name}.pth')!r}),
+    losses=dict(crg={loss!r}))
+"""
+        )
+    return folder
+
+
+def save(folder: Path, name: str, order: list[int] | None = None, classes: tuple[str, ...] | None = CLASSES) -> str:
+    """A checkpoint of the teacher, with its own order of classes, and the names that it gives them."""
+    model = tiny_retinanet(base_channels=16, fpn_channels=32, num_classes=len(CLASSES))
+    path = folder / f'{name}.pth'
+    save_weights(dict(model, type='KnowingRetinaNet'), path)
+    content = torch.load(path)
+    if order:
+        content['state_dict']['order'] = torch.tensor(order)
+    if classes:
+        content['meta'] = dict(dataset_meta=dict(classes=tuple(classes)))
+    torch.save(content, path)
+    return str(path)
+
+
+Check = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def check(job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Check:
+    """Run the tool in an empty folder; returns exit code and output."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str, config: str = 'distilled.py', **values: object) -> tuple[int, str]:
+        settings = ['--cfg-options', *(f'{k}={v}' for k, v in values.items())] if values else []
+        monkeypatch.setattr(sys, 'argv', ['check.py', str(job / config), '--device', 'cpu', *options, *settings])
+        code = importlib.import_module('check').main()
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def lines(output: str, key: str) -> list[str]:
+    return [line for line in output.splitlines() if line.split(' ', 1)[1:] and f' {key}:' in line]
+
+
+def test_a_good_config(check: Check, job: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built = []
+    initialise = FrozenTeacher.__init__
+    monkeypatch.setattr(
+        FrozenTeacher, '__init__', lambda *args, **more: (built.append(1), initialise(*args, **more))[0]
+    )
+    before = {path: path.stat().st_mtime_ns for path in job.rglob('*')}
+    code, output = check('--gpus', '2')
+    assert code == 0 and 'FAIL' not in output.splitlines()[-1].replace('0 FAIL', '')
+    assert 'mAP 1.000 on 4 validation images' in output
+    assert 'the 6 classes of the data in the same order (says its checkpoint)' in output
+    assert 'strides 8, 16, 32, 64, 128 are paired, none skipped' in output
+    assert 'adapters at 5 of 5 levels' in output
+    (loss,) = lines(output, 'model.losses.crg')
+    assert all(f'{term} ' in loss for term in ('vertex', 'edge', 'spectral')) and 'x task' in loss
+    # 7 images on 2 processes: 4 each, in 2 batches of 2, 10 times
+    assert '20 iterations on 2 processes' in output
+    assert len(built) == 1, 'the teacher is built once'
+    assert {path: path.stat().st_mtime_ns for path in job.rglob('*')} == before and not any(tmp_path.iterdir())
+
+
+def test_json_says_the_same(check: Check) -> None:
+    code, output = check('--json', '--batches', '1')
+    content = json.loads(output)
+    assert code == 0 and content['ok'] is True
+    found = {finding['key']: finding for finding in content['findings']}
+    assert found['model.losses.crg']['details']['values'].keys() == {'vertex', 'edge', 'spectral'}
+    assert found['model.teacher']['details']['teacher'] == found['model.teacher']['details']['dataset'] == [*CLASSES]
+    assert found['train_cfg']['details']['iterations'] == 40
+    assert found['model.teacher.checkpoint']['details']['images'] == 2
+    assert all({'level', 'key', 'found', 'advice', 'details'} == set(x) for x in content['findings'])
+
+
+def test_a_teacher_with_its_classes_in_another_order(check: Check, job: Path, tmp_path: Path) -> None:
+    order = [1, 2, 3, 4, 5, 0]
+    code, output = check(**{'model.teacher.checkpoint': save(tmp_path, 'silent', order)})
+    assert code == 1 and 'FAIL     model.teacher.checkpoint: the teacher reaches coco/bbox_mAP 0.000' in output
+    assert 'finds 100% of the boxes and names 0% of these rightly' in output
+    assert 'its classes are in another order' in output
+    # where the checkpoint says so, its labels are understood, and only the order is told
+    moved = [CLASSES[order.index(i)] for i in range(len(CLASSES))]
+    code, output = check(**{'model.teacher.checkpoint': save(tmp_path, 'open', order, moved)})
+    assert code == 0 and 'mAP 1.000' in output
+    (line,) = lines(output, 'model.teacher')
+    assert line.startswith('warning') and f'0 is {moved[0]}, in the data {CLASSES[0]}' in line
+    assert sum(line.startswith('differs') for line in output.splitlines()) == len(CLASSES)
+
+
+def test_weights_that_are_not_the_teachers(check: Check, job: Path) -> None:
+    code, output = check(config='distilled_plain.py')  # untrained
+    assert code == 1 and 'FAIL     model.teacher.checkpoint: the teacher reaches' in output
+    assert 'is it the checkpoint of this config' in output
+    other = save_weights(tiny_retinanet(num_classes=6), job / 'narrow.pth')
+    code, output = check(**{'model.teacher.checkpoint': other})
+    assert code == 1 and len(lines(output, 'model')) == 1
+    assert 'FAIL     model: ValueError: teacher.checkpoint=' in output and 'other shape' in output
+    code, output = check(**{'model.teacher.checkpoint': other, 'model.teacher.strict': False})
+    assert any(line.startswith('warning') and 'does not match' in line for line in output.splitlines())
+
+
+def test_other_classes(check: Check, tmp_path: Path) -> None:
+    names = (*CLASSES[:4], 'cat', 'dog')
+    other = save(tmp_path, 'pets', classes=names)
+    code, output = check(**{'model.teacher.checkpoint': other})
+    (line,) = lines(output, 'model.teacher')
+    assert code == 1 and line.startswith('FAIL') and '4 in common' in line and 'it alone has cat, dog' in line
+    refilled = dict(
+        zip(
+            ('model.losses.crg.' + key for key in ('_delete_', 'type', 'num_classes')),
+            (True, 'mmkd_graph.RelationshipMatchingLoss', 6),
+            strict=True,
+        )
+    )
+    code, output = check('--min-ap', '0', **{'model.teacher.checkpoint': other}, **refilled)
+    (line,) = lines(output, 'model.teacher')
+    assert line.startswith('ok') and 'which every loss here allows' in line and 'knows 4' in output
+
+    code, output = check(**{'model.student.bbox_head.num_classes': 3})
+    assert code == 1 and 'FAIL     model.student.bbox_head.num_classes: bbox_head has 3 classes' in output
+    code, output = check(**{'val_dataloader.dataset.metainfo.classes': ','.join(reversed(CLASSES))})
+    assert code == 1 and any(
+        line.startswith('FAIL') for line in lines(output, 'val_dataloader.dataset.metainfo.classes')
+    )
+
+
+def test_data_that_is_not_there(check: Check, job: Path) -> None:
+    code, output = check(**{'train_dataloader.dataset.data_root': '/nowhere/'})
+    assert code == 1 and 'FAIL     train_dataloader.dataset.data_root: /nowhere/: there is no such folder' in output
+    assert 'all 145 weights of the teacher' in output, 'the model is looked at all the same'
+    code, output = check('--batches', '1', **{'train_dataloader.sampler.type': 'InfiniteSampler'})
+    assert code == 1 and 'its first epoch never ends' in output
+    code, output = check(**{'val_dataloader.dataset.ann_file': 'annotations/instances_none.json'})
+    assert code == 1 and 'FAIL     val_dataloader.dataset.ann_file' in output
+
+
+def test_nothing_but_json_is_printed(job: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / 'tools/check.py'), str(job / 'distilled_plain.py'), '--json', '--cfg-options']
+    done = subprocess.run(
+        [*command, 'train_dataloader.dataset.data_root=/nowhere/'],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1 and json.loads(done.stdout)['ok'] is False
+    assert 'Traceback' not in done.stderr
+
+
+def test_train_stops_with_the_same_words(
+    check: Check, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    content = torch.load(job / 'plain.pth')
+    torch.save(dict(content, meta=dict(CLASSES=('a', 'b', 'c', 'd', 'e', 'f'))), tmp_path / 'letters.pth')
+    option = {'model.teacher.checkpoint': tmp_path / 'letters.pth', 'train_cfg.max_epochs': 1}
+    _, output = check('--batches', '1', config='distilled_plain.py', **option)
+    (line,) = lines(output, 'model.teacher')
+    assert line.startswith('FAIL') and '0 in common' in line
+    train = importlib.import_module('train')
+    run = [str(job / 'distilled_plain.py'), '--work-dir', str(tmp_path / 'run')]
+    run += ['--cfg-options', *(f'{k}={v}' for k, v in option.items())]
+    monkeypatch.setattr(sys, 'argv', ['train.py', *run])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    told = capsys.readouterr().err
+    assert stopped.value.code == 1 and f'train.py: {" ".join(line.split())}' in told and '--no-check' in told
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert line in log.read_text()
+    assert not list((tmp_path / 'run').glob('*.pth'))
+    monkeypatch.setattr(sys, 'argv', ['train.py', *run, '--no-check'])
+    train.main()
+    assert list((tmp_path / 'run').glob('epoch_1.pth'))
