@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import BaseDetector
-from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule, ModuleDict
 from mmengine.registry import DefaultScope
@@ -20,9 +19,9 @@ from mmkd_graph.registry import MODELS
 
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, probe, recorded
-from .teacher import FrozenTeacher, InputTransfer, load_weights, resolve_model_config
+from .teacher import FrozenTeacher, InputTransfer, build_detector, load_weights
 
-_RESERVED = ('distill', 'student', 'teacher')
+_RESERVED = ('distill', 'student', 'teacher', 'teacher_model')
 
 
 class Distillation(BaseModule):
@@ -88,7 +87,7 @@ class GraphDistiller(BaseDetector):
         ):
             if value is not None:
                 raise ValueError(f'model.{key} has no meaning on a GraphDistiller; set model.{instead}')
-        student_model = MMDET_MODELS.build(resolve_model_config(student, 'student'))
+        student_model = build_detector(student, 'student')
         super().__init__(data_preprocessor=student_model.data_preprocessor)
         self._adopt(student_model)
 
@@ -116,12 +115,12 @@ class GraphDistiller(BaseDetector):
         if not any(self._loss_weights.values()):
             self.distill.requires_grad_(False)
         self.init_student = init_student
-        skipped = sorted({*student_strides, *frozen.strides} - {*self.strides})
+        self.skipped_strides = tuple(sorted({*student_strides, *frozen.strides} - {*self.strides}))
         adapted = sum(isinstance(level, nn.Conv2d) for level in neck.levels)
         print_log(
             f'GraphDistiller: {type(student_model).__name__}.{self._tap} <- '
-            f'{type(frozen.model).__name__}.{frozen.tap}; strides paired {self.strides}, skipped {tuple(skipped)}; '
-            f'{adapted} of {len(self._pairs)} levels adapted; losses '
+            f'{type(frozen.model).__name__}.{frozen.tap}; strides paired {self.strides}, skipped '
+            f'{self.skipped_strides}; {adapted} of {len(self._pairs)} levels adapted; losses '
             + ', '.join(f'{name} (weight {weight:g})' for name, weight in self._loss_weights.items()),
             logger='current',
         )
@@ -133,12 +132,11 @@ class GraphDistiller(BaseDetector):
         for name in _RESERVED:
             if hasattr(student, name):
                 raise ValueError(
-                    f'student: {type(student).__name__} has an attribute {name!r}, which GraphDistiller needs itself; '
-                    'accepted: detectors without one (semi-supervised and distilling detectors are not)'
+                    f'student: {type(student).__name__} has a {name!r} of its own; accepted: detectors without one '
+                    '(semi-supervised and distilling detectors are not: give the detector that they train)'
                 )
         object.__setattr__(self, '_student', student)
-        for name, child in student.named_children():
-            self._modules[name] = child
+        self._modules.update(student._modules)
         self._parameters.update(student._parameters)
         self._buffers.update(student._buffers)
         self._non_persistent_buffers_set.update(student._non_persistent_buffers_set)
@@ -226,8 +224,12 @@ class GraphDistiller(BaseDetector):
             losses = self.student.loss(batch_inputs, batch_data_samples)
         student = as_pyramid(outputs[-1], 'taps.student')
         student, teacher = self._align([student[i] for i, _ in self._pairs], teacher)
+        # Some backbones give several maps per image in training, one for each of their branches (TridentNet).
+        branches = len(student[0]) // len(teacher[0])
+        if branches > 1:
+            teacher = tuple(t.repeat(branches, 1, 1, 1) for t in teacher)
         context = DistillContext(
-            data_samples=batch_data_samples,
+            data_samples=list(batch_data_samples) * max(branches, 1),
             strides=self.strides,
             batch_shape=tuple(batch_inputs.shape[-2:]),
             progress=_progress(),

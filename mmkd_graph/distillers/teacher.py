@@ -62,6 +62,24 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
     return ConfigDict(model)
 
 
+def build_detector(config: Any, key: str) -> nn.Module:
+    """The detector that a config value stands for, see :func:`resolve_model_config`.
+
+    Raises:
+        FileNotFoundError, TypeError: as :func:`resolve_model_config`.
+        ValueError: as there, or if mmdet can not build the model; the message names ``key`` and mmdet's reason.
+    """
+    model = resolve_model_config(config, key)
+    try:
+        return MMDET_MODELS.build(model)
+    except Exception as error:  # a missing package, file or argument: constructors raise what they like
+        reason = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        raise ValueError(
+            f'{key}: {model["type"]} could not be built: {type(error).__name__}: {reason}; '
+            'accepted: a model that mmdet itself builds here'
+        ) from error
+
+
 def read_state_dict(checkpoint: str, key: str) -> dict[str, Tensor]:
     """The weights in a checkpoint file or URL, without a distiller's own (``distill.…``).
 
@@ -202,9 +220,8 @@ class FrozenTeacher:
     """
 
     def __init__(self, config: Any, checkpoint: str | None = None, tap: str | None = None, strict: bool = True) -> None:
-        model_config = resolve_model_config(config, 'teacher.config')
         with preserved_rng():
-            self.model: nn.Module = MMDET_MODELS.build(model_config)
+            self.model: nn.Module = build_detector(config, 'teacher.config')
         if checkpoint:
             load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
         elif strict:
