@@ -172,6 +172,23 @@ class GraphDistiller(BaseDetector):
         self.teacher.apply_(fn)
         return self
 
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Let the student read its names: detectors translate those of related checkpoints here (RPN, two-stage)."""
+        unknown: list[str] = []
+        self.student._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unknown, error_msgs
+        )
+        unexpected_keys += [key for key in unknown if not key.startswith(f'{prefix}distill.')]
+
     def init_weights(self) -> None:
         """Initialise the student as it would be alone, then the adapters without touching its random numbers.
 
