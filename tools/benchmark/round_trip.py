@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +207,7 @@ def round_trip(student: Mapping, teacher: Mapping, side: int = 128, **distiller:
     )
     torch.manual_seed(0)
     model = _stage('build', lambda: _built(config))
+    _stage('build', model.teacher.model.init_weights)  # untrained: some modules leave memory as they found it
     losses = _stage('train', lambda: _step(model, batch))
     ours = _stage('predict', lambda: _predict(model, batch))
     return _stage('reload', lambda: _reloaded(model, student, batch, ours, losses))
@@ -231,7 +233,7 @@ def _stage(name: str, run: Callable[[], Any]) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # any detector may fail in any way; that is what is being found out
-        reason = ' '.join(str(error).split())
+        reason = ' '.join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line or ''
         if not isinstance(error, (ValueError, ArithmeticError)):
             reason = f'{type(error).__name__}: {reason}'
         raise RoundTripError(name, reason) from error
@@ -284,7 +286,12 @@ def _reloaded(
     file.seek(0)
     state = torch.load(file, weights_only=True)
     detector = _mended(MMDET_MODELS.build(copy.deepcopy(student)))
-    detector.load_state_dict({k: v for k, v in state.items() if not k.startswith('distill.')}, strict=True)
+    weights = {k: v for k, v in state.items() if not k.startswith('distill.')}
+    # A detector may have given a module a second name while it trained (DDQ); the plain one has not, yet.
+    names = set(detector.state_dict())
+    known = {v.data_ptr() for k, v in weights.items() if k in names}
+    weights = {k: v for k, v in weights.items() if k in names or v.data_ptr() not in known}
+    detector.load_state_dict(weights, strict=True)
     theirs = _predict(detector, batch)
     image = detector.data_preprocessor(copy.deepcopy(batch), False)['inputs']
     with torch.no_grad():

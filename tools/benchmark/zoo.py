@@ -24,6 +24,7 @@ import os
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -253,6 +254,7 @@ def try_pair(pair: Pair, student: ConfigDict | None = None, teacher: ConfigDict 
             trip = round_trip(student, teacher, side, **extra)
         except RoundTripError as error:
             print(f'{side} pixels: {error}')
+            traceback.print_exception(error)
             if error.stage == 'build':
                 missing = error.reason.startswith('student') and 'could not be built' in error.reason
                 state = 'absent' if missing else 'mmdet' if 'extract_feat fails' in error.reason else 'refused'
