@@ -34,7 +34,7 @@ SMALLER = dict(
     fc_out_channels=32,
     feedforward_channels=32,
     num_convs=1,
-    max_num=20,
+    max_per_img=30,
     num=16,
 )
 """Values that make heads and transformers small wherever the key stands."""

@@ -80,6 +80,8 @@ def offline(model: Mapping, side: int) -> ConfigDict:
     Pretrained weights are dropped, SyncBN becomes BN, paddings and resizings of whole batches go to ``side`` pixels,
     score thresholds are 0 and the numbers of proposals and predictions small. The architecture stays what it is.
     """
+    # Detectors that predict a set may take the number of predictions for that of their queries (QueryInst).
+    sets = any(True for key in ('num_queries', 'num_proposals') for _ in find(model, key))
 
     def walk(node: Any, testing: bool) -> Any:
         if isinstance(node, (list, tuple)):
@@ -96,7 +98,7 @@ def offline(model: Mapping, side: int) -> ConfigDict:
                 value = 'BN'
             elif key in ('score_thr', 'filter_thr') and testing:
                 value = 0.0
-            elif key == 'max_per_img' and isinstance(value, int):
+            elif key == 'max_per_img' and isinstance(value, int) and not sets:
                 value = min(value, _MOST_PREDICTIONS)
             elif key == 'nms_pre' and isinstance(value, int) and testing:
                 value = min(value, _MOST_CANDIDATES)
@@ -118,7 +120,7 @@ def offline(model: Mapping, side: int) -> ConfigDict:
 
 
 def _is_pretrained(init_cfg: Any) -> bool:
-    return isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
+    return isinstance(init_cfg, Mapping) and 'checkpoint' in init_cfg
 
 
 def find(node: Any, key: str) -> Iterator[Any]:
