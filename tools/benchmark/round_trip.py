@@ -138,8 +138,8 @@ def find(node: Any, key: str) -> Iterator[Any]:
 def random_batch(model: Mapping, side: int, seed: int = 0) -> dict[str, list]:
     """Two random images, ``side`` x ``side`` and ``side`` x 3/4 ``side`` pixels, with all annotations there are.
 
-    Boxes, labels, bitmap masks and a semantic map; proposals where the model has RoIs and no RPN. Detectors take what
-    they need. Labels are below every ``num_classes`` in ``model``; what is in no box is the first class of stuff where
+    Boxes, labels and a semantic map; bitmap masks where the model predicts masks (others may use them all the same, as
+    RTMDet does); proposals where it has RoIs and no RPN. Labels are below every ``num_classes`` in ``model``; what is in no box is the first class of stuff where
     there is stuff, otherwise void (255).
     """
     rng = np.random.default_rng(seed)
@@ -147,6 +147,7 @@ def random_batch(model: Mapping, side: int, seed: int = 0) -> dict[str, list]:
     classes = max(1, min((n for n in counts if n > 0), default=1))
     things = max(find(model, 'num_things_classes'), default=classes)
     stuff = max((n for n in find(model, 'num_stuff_classes') if n), default=0)
+    needs_masks = any(value for key in ('mask_head', 'loss_mask') for value in find(model, key))
     needs_proposals = 'roi_head' in model and not model.get('rpn_head')
     batch: dict[str, list] = dict(inputs=[], data_samples=[])
     for index, (height, width) in enumerate(((side, side), (side, side * 3 // 4))):
@@ -173,8 +174,9 @@ def random_batch(model: Mapping, side: int, seed: int = 0) -> dict[str, list]:
         sample.gt_instances = InstanceData(
             bboxes=torch.tensor(boxes, dtype=torch.float32),
             labels=torch.tensor(labels),
-            masks=BitmapMasks(masks, height, width),
         )
+        if needs_masks:
+            sample.gt_instances.masks = BitmapMasks(masks, height, width)
         sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         sample.gt_sem_seg = PixelData(sem_seg=torch.tensor(semantic)[None])
         if needs_proposals:
