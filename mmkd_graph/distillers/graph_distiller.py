@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import BaseDetector
-from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule, ModuleDict
 from mmengine.registry import DefaultScope
@@ -23,9 +22,9 @@ from .gradient_norms import gradient_norm
 from .gradient_ratio import GradientRatio
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, probe, recorded
-from .teacher import FrozenTeacher, InputTransfer, load_weights, resolve_model_config
+from .teacher import FrozenTeacher, InputTransfer, build_detector, load_weights
 
-_RESERVED = ('distill', 'student', 'teacher')
+_RESERVED = ('distill', 'student', 'teacher', 'teacher_model')
 
 
 class Distillation(BaseModule):
@@ -99,7 +98,7 @@ class GraphDistiller(BaseDetector):
         ):
             if value is not None:
                 raise ValueError(f'model.{key} has no meaning on a GraphDistiller; set model.{instead}')
-        student_model = MMDET_MODELS.build(resolve_model_config(student, 'student'))
+        student_model = build_detector(student, 'student')
         super().__init__(data_preprocessor=student_model.data_preprocessor)
         self._adopt(student_model)
 
@@ -152,12 +151,11 @@ class GraphDistiller(BaseDetector):
         for name in _RESERVED:
             if hasattr(student, name):
                 raise ValueError(
-                    f'student: {type(student).__name__} has an attribute {name!r}, which GraphDistiller needs itself; '
-                    'accepted: detectors without one (semi-supervised and distilling detectors are not)'
+                    f'student: {type(student).__name__} has a {name!r} of its own; accepted: detectors without one '
+                    '(semi-supervised and distilling detectors are not: give the detector that they train)'
                 )
         object.__setattr__(self, '_student', student)
-        for name, child in student.named_children():
-            self._modules[name] = child
+        self._modules.update(student._modules)
         self._parameters.update(student._parameters)
         self._buffers.update(student._buffers)
         self._non_persistent_buffers_set.update(student._non_persistent_buffers_set)
@@ -192,6 +190,23 @@ class GraphDistiller(BaseDetector):
             theirs.update((name, own[name]) for name in theirs)
         self.teacher.apply_(fn)
         return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Let the student read its names: detectors translate those of related checkpoints here (RPN, two-stage)."""
+        unknown: list[str] = []
+        self.student._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unknown, error_msgs
+        )
+        unexpected_keys += [key for key in unknown if not key.startswith(f'{prefix}distill.')]
 
     def init_weights(self) -> None:
         """Initialise the student as it would be alone, then the adapters without touching its random numbers.
@@ -295,13 +310,18 @@ class GraphDistiller(BaseDetector):
             losses = self.student.loss(batch_inputs, batch_data_samples)
         pyramid = as_pyramid(outputs[-1], 'taps.student')
         features = [pyramid[i] for i, _ in self._pairs]
+        student, teacher = self._align(features, teacher)
+        # Some backbones give several maps per image in training, one for each of their branches (TridentNet).
+        branches = len(student[0]) // len(teacher[0])
+        if branches > 1:
+            teacher = tuple(t.repeat(branches, 1, 1, 1) for t in teacher)
         context = DistillContext(
-            data_samples=batch_data_samples,
+            data_samples=list(batch_data_samples) * max(branches, 1),
             strides=self.strides,
             batch_shape=tuple(batch_inputs.shape[-2:]),
             progress=_progress(),
         )
-        return losses, features, self._align(features, teacher), context
+        return losses, features, (student, teacher), context
 
     # ---------------------------------------------------------------- weights of losses
 

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from .rng import preserved_rng
 
-PROBE_SIZE = 256
-"""Side of the square probe image in pixels: a multiple of the usual coarsest stride (P7, 128)."""
+PROBE_SIZES = (256, 512)
+"""Sides of the square probe image in pixels: multiples of the usual coarsest stride (P7, 128).
+
+The larger one is for detectors whose coarsest convolutions do not fit into the smaller (SSD).
+"""
 
 
 def default_tap(detector: nn.Module) -> str:
@@ -96,17 +99,19 @@ def probe(detector: nn.Module, path: str, key: str) -> tuple[tuple[int, ...], tu
         Strides in pixels per cell and channels, one entry per level.
 
     Raises:
-        ValueError: if the path is unknown, the detector has no ``extract_feat`` or the module gives no maps.
+        ValueError: if the path is unknown, the detector has no ``extract_feat``, it fails, or the module gives no maps.
     """
-    module = find_tap(detector, path, key)
     if not hasattr(detector, 'extract_feat'):
-        raise ValueError(f'{key}: {type(detector).__name__} has no extract_feat; accepted: detectors that have it')
+        raise ValueError(
+            f'{key.rpartition(".")[2]}: {type(detector).__name__} has no extract_feat; accepted: detectors that have '
+            'it (of a model that wraps a detector, such as a tracker, give that detector)'
+        )
+    module = find_tap(detector, path, key)
     modes = {m: m.training for m in detector.modules()}
-    image = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=next(detector.parameters()).device)
     detector.eval()
     try:
-        with preserved_rng(), torch.no_grad(), recorded(module) as outputs:
-            detector.extract_feat(image)
+        with preserved_rng(), torch.no_grad():
+            outputs, side = _first_pass(detector, module, key)
     finally:
         for m, mode in modes.items():
             m.training = mode
@@ -115,5 +120,25 @@ def probe(detector: nn.Module, path: str, key: str) -> tuple[tuple[int, ...], tu
             f'{key}={path!r}: this module does not run in extract_feat; accepted: modules of the backbone or neck'
         )
     pyramid = as_pyramid(outputs[-1], f'{key}={path!r}')
-    strides = tuple(round(PROBE_SIZE / x.shape[-1]) for x in pyramid)
-    return strides, tuple(x.shape[1] for x in pyramid)
+    if any(len(x) != 1 for x in pyramid):
+        raise ValueError(
+            f'{key}={path!r}: {[len(x) for x in pyramid]} maps per image and level in eval mode; accepted: one'
+        )
+    return tuple(round(side / x.shape[-1]) for x in pyramid), tuple(x.shape[1] for x in pyramid)
+
+
+def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[Any], int]:
+    """What ``module`` gives for the first probe image that the detector takes, and that image's side."""
+    device = next(detector.parameters()).device
+    failures = []
+    for side in PROBE_SIZES:
+        try:
+            with recorded(module) as outputs:
+                detector.extract_feat(torch.zeros(1, 3, side, side, device=device))
+            return outputs, side
+        except Exception as error:  # any backbone may fail in any way
+            failures.append(error)
+    raise ValueError(
+        f'{key}: {type(detector).__name__}.extract_feat fails on images of {" and ".join(map(str, PROBE_SIZES))} '
+        f'pixels: {type(failures[0]).__name__}: {failures[0]}; accepted: detectors that take one of them'
+    ) from failures[0]

@@ -81,6 +81,24 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
     return ConfigDict(model)
 
 
+def build_detector(config: Any, key: str) -> nn.Module:
+    """The detector that a config value stands for, see :func:`resolve_model_config`.
+
+    Raises:
+        FileNotFoundError, TypeError: as :func:`resolve_model_config`.
+        ValueError: as there, or if mmdet can not build the model; the message names ``key`` and mmdet's reason.
+    """
+    model = resolve_model_config(config, key)
+    try:
+        return MMDET_MODELS.build(model)
+    except Exception as error:  # a missing package, file or argument: constructors raise what they like
+        reason = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        raise ValueError(
+            f'{key}: {model["type"]} could not be built: {type(error).__name__}: {reason}; '
+            'accepted: a model that mmdet itself builds here'
+        ) from error
+
+
 def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights in a checkpoint file or URL, without a distiller's own (``distill.…``), and its ``meta``.
 
@@ -260,11 +278,10 @@ class FrozenTeacher:
     def __init__(self, config: Any, checkpoint: str | None = None, tap: str | None = None, strict: bool = True) -> None:
         if isinstance(config, str):
             config = read_config(config, 'teacher.config')
-        model_config = resolve_model_config(config, 'teacher.config')
         self.dataset = (config.get('train_dataloader') or {}).get('dataset')
         self.loaded: Loaded | None = None
         with preserved_rng():
-            self.model: nn.Module = MMDET_MODELS.build(model_config)
+            self.model: nn.Module = build_detector(config, 'teacher.config')
         if checkpoint:
             self.loaded = load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
         elif strict:

@@ -87,6 +87,18 @@ def test_save_and_load_restore_student_and_adapters(student, teacher, batch):
     )
 
 
+def test_names_that_the_student_translates_are_translated_for_the_distiller(student, teacher):
+    """A single-stage detector reads the RPN of a two-stage checkpoint as its own head."""
+    source, model = distiller(student, teacher), distiller(student, teacher)
+    source.init_weights()
+    renamed = {k.replace('bbox_head.', 'rpn_head.'): v for k, v in source.state_dict().items()}
+    load_state_dict(model, dict(renamed), strict=True)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in source.state_dict().items())
+    for wrong in ({**renamed, 'extra': torch.zeros(1)}, {**renamed, 'distill.extra': torch.zeros(1)}):
+        with pytest.raises(RuntimeError, match='extra'):
+            load_state_dict(model, wrong, strict=True)
+
+
 def test_copies_share_the_teacher_and_own_their_student(student, teacher):
     model = distiller(student, teacher)
     ema = ExponentialMovingAverage(model).module

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+@pytest.fixture(scope='module')
+def zoo():
+    sys.path.insert(0, str(TOOLS / 'benchmark'))
+    try:
+        import zoo
+    finally:
+        sys.path.pop(0)
+    return zoo
+
+
+def test_families_are_the_folders_that_hold_models(zoo):
+    names = zoo.families()
+    assert {'retinanet', 'mask2former', 'soft_teacher', 'reid'} <= set(names)
+    assert not {'_base_', 'common'} & set(names)
+
+
+def test_models_of_a_family_come_smallest_backbone_first(zoo):
+    models, unreadable = zoo.models_of('yolox')
+    names = [Path(name).stem.split('_')[1] for name in models]
+    assert [name for name in names if name in ('nano', 'tiny', 's', 'm', 'l', 'x')] == ['nano', 'tiny', 's', 'l', 'x']
+    assert not unreadable
+
+
+def test_every_pair_names_configs_that_exist(zoo):
+    for pair in zoo.PAIRS:
+        assert (zoo.CONFIGS / pair.student).exists(), pair.student
+        assert (zoo.CONFIGS / pair.teacher).exists(), pair.teacher
+    assert len({pair.name for pair in zoo.PAIRS}) == len(zoo.PAIRS)
+
+
+def test_what_is_finished_is_kept_and_done_again_only_when_asked(zoo, tmp_path, capsys):
+    asked = []
+
+    def run(task, seconds, memory, folder):
+        asked.append(task)
+        state = 'failed' if task == 'fcos' and len(asked) < 3 else 'ok'
+        return zoo.Outcome(task, f'{task}/a.py', 'retinanet/b.py', state, strides=(8, 16), side=128, predictions=3)
+
+    out = ['--out', str(tmp_path)]
+    assert zoo.main(['--families', 'yolox', 'fcos', *out], run) == 1, 'a failure is no success'
+    assert zoo.main(['--families', 'yolox', 'fcos', 'gfl', *out], run) == 1
+    assert asked == ['yolox', 'fcos', 'gfl']
+    assert zoo.main(['--families', 'fcos', '--again', *out], run) == 0
+    assert zoo.main(['--families', 'yolox', 'fcos', *out], run) == 0
+    assert asked == ['yolox', 'fcos', 'gfl', 'fcos']
+    rows = json.loads((tmp_path / 'families.json').read_text())
+    assert [(row['family'], row['state'], row['strides']) for row in rows] == [
+        ('yolox', 'ok', [8, 16]),
+        ('fcos', 'ok', [8, 16]),
+    ]
+    assert '| yolox | a | retinanet/b | works | 8 16 |' in (tmp_path / 'families.md').read_text()
+    with pytest.raises(SystemExit):
+        zoo.main(['--families', 'yolocks', *out], run)
+    assert 'yolocks' in capsys.readouterr().err
+
+
+def test_a_process_that_takes_too_long_is_ended(zoo, tmp_path):
+    begin = time.perf_counter()
+    outcome = zoo.limited('retinanet', 0.05, 2**33, tmp_path)
+    assert (outcome.family, outcome.state) == ('retinanet', 'failed')
+    assert 'more than 0.05 s' in outcome.reason
+    assert time.perf_counter() - begin < 60
+
+
+def test_the_reason_of_a_process_that_dies_is_its_last_line(zoo, tmp_path):
+    nowhere = zoo.Pair('no such config', 'nowhere/student.py', 'nowhere/teacher.py')
+    outcome = zoo.limited(nowhere, 60, 2**33, tmp_path)
+    assert outcome.state == 'failed' and 'nowhere/student.py' in outcome.reason
+
+
+def test_predictions_are_the_same_only_bit_for_bit(zoo):
+    same = sys.modules['round_trip'].same
+    box = torch.tensor([[0.0, 1, 2, 3]])
+
+    def made(**change):
+        fields = dict(bboxes=HorizontalBoxes(box), scores=torch.tensor([0.5]), masks=np.ones((1, 2, 2), bool))
+        return InstanceData(**{**fields, **change})
+
+    assert same(made(), made())
+    assert not same(made(), made(scores=torch.tensor([0.5 + 1e-7])))
+    assert not same(made(), made(bboxes=HorizontalBoxes(box + 1)))
+    assert not same(made(), made(masks=np.zeros((1, 2, 2), bool)))
+    assert not same(made(), InstanceData(bboxes=HorizontalBoxes(box)))
+
+
+def test_offline_keeps_the_architecture_and_drops_what_is_loaded(zoo):
+    model = zoo.read('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    model.backbone.norm_cfg.type = 'SyncBN'
+    model.data_preprocessor.batch_augments = [dict(type='BatchFixedSizePad', size=(1024, 1024))]
+    kept = copy.deepcopy(model)
+    small = zoo.offline(model, 96)
+    assert small.backbone.init_cfg is None and small.backbone.norm_cfg.type == 'BN'
+    assert small.data_preprocessor.batch_augments[0].size == (96, 96)
+    assert small.test_cfg.rcnn.score_thr == 0
+    assert small.backbone.depth == 50 and small.rpn_head == model.rpn_head
+    assert model == kept, 'the config given was changed'

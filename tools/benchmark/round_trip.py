@@ -1,0 +1,332 @@
+"""One distilled step of any mmdet detector, then save, reload into the plain detector and predict the same.
+
+Random weights, a small random batch of every kind of annotation a detector may need, no downloads.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import numpy as np
+import torch
+from mmdet.models.dense_heads import SSDHead
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import BaseBoxes
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from torch import Tensor, nn
+
+import mmkd_graph.distillers  # noqa: F401 - registers the distiller
+
+CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
+
+CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=8)
+
+_MOST_PREDICTIONS = 30
+"""Boxes kept per image: with all score thresholds at 0 there would be as many as a config allows."""
+
+_MOST_CANDIDATES = 200
+"""Candidates kept per level before suppression."""
+
+_MOST_SAMPLES = 32
+"""Proposals sampled per image in training."""
+
+
+class RoundTripError(Exception):
+    """A stage that did not work.
+
+    Attributes:
+        stage: ``'build'``, ``'train'``, ``'predict'`` or ``'reload'``.
+        reason: the message of what went wrong.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f'{stage}: {reason}')
+        self.stage, self.reason = stage, reason
+
+
+@dataclass(frozen=True)
+class Trip:
+    """What a round trip that worked was like.
+
+    Attributes:
+        strides: of the paired levels, in pixels per cell.
+        skipped: strides that only one side has.
+        predictions: boxes and masks predicted, over all images.
+        losses: the logged losses of the step.
+    """
+
+    strides: tuple[int, ...]
+    skipped: tuple[int, ...]
+    predictions: int
+    losses: dict[str, float]
+
+
+def offline(model: Mapping, side: int) -> ConfigDict:
+    """A model config that needs neither downloads nor a GPU and whose predictions are never empty.
+
+    Pretrained weights are dropped, SyncBN becomes BN, paddings and resizings of whole batches go to ``side`` pixels,
+    score thresholds are 0 and the numbers of proposals and predictions small. The architecture stays what it is.
+    """
+    # Detectors that predict a set may take the number of predictions for that of their queries (QueryInst).
+    sets = any(True for key in ('num_queries', 'num_proposals') for _ in find(model, key))
+
+    def walk(node: Any, testing: bool) -> Any:
+        if isinstance(node, (list, tuple)):
+            return type(node)(walk(x, testing) for x in node)
+        if not isinstance(node, Mapping):
+            return node
+        out = {}
+        for key, value in node.items():
+            if key in ('pretrained', 'teacher_ckpt') or (key == 'init_cfg' and _is_pretrained(value)):
+                value = None
+            elif key == 'teacher_config' and isinstance(value, str):
+                value = str(CONFIGS / value.removeprefix('configs/'))  # written for a checkout of mmdet
+            elif key == 'type' and isinstance(value, str) and value.endswith('SyncBN'):
+                value = 'BN'
+            elif key in ('score_thr', 'filter_thr') and testing:
+                value = 0.0
+            elif key == 'max_per_img' and isinstance(value, int) and not sets:
+                value = min(value, _MOST_PREDICTIONS)
+            elif key == 'nms_pre' and isinstance(value, int) and testing:
+                value = min(value, _MOST_CANDIDATES)
+            elif key == 'num' and 'pos_fraction' in node:
+                value = min(value, _MOST_SAMPLES)
+            else:
+                value = walk(value, testing or key == 'test_cfg')
+            out[key] = value
+        return out
+
+    model = walk(model, False)
+    augments = (model.get('data_preprocessor') or {}).get('batch_augments')
+    for augment in augments or ():
+        if 'size' in augment:
+            augment['size'] = (side, side)
+        if 'random_size_range' in augment:
+            augment['random_size_range'] = (side, side)
+    return ConfigDict(model)
+
+
+def _is_pretrained(init_cfg: Any) -> bool:
+    return isinstance(init_cfg, Mapping) and 'checkpoint' in init_cfg
+
+
+def find(node: Any, key: str) -> Iterator[Any]:
+    """All values of ``key`` in a nest of dicts and lists."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == key:
+                yield value
+            yield from find(value, key)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from find(value, key)
+
+
+def random_batch(model: Mapping, side: int, seed: int = 0) -> dict[str, list]:
+    """Two random images, ``side`` x ``side`` and ``side`` x 3/4 ``side`` pixels, with all annotations there are.
+
+    Boxes, labels and a semantic map; bitmap masks where the model predicts masks (others may use them all the same, as
+    RTMDet does); proposals where it has RoIs and no RPN. Labels are below every ``num_classes`` in ``model``; what is in no box is the first class of stuff where
+    there is stuff, otherwise void (255).
+    """
+    rng = np.random.default_rng(seed)
+    counts = [n for key in ('num_classes', 'num_things_classes') for n in find(model, key) if isinstance(n, int)]
+    classes = max(1, min((n for n in counts if n > 0), default=1))
+    things = max(find(model, 'num_things_classes'), default=classes)
+    stuff = max((n for n in find(model, 'num_stuff_classes') if n), default=0)
+    needs_masks = any(value for key in ('mask_head', 'loss_mask') for value in find(model, key))
+    needs_proposals = 'roi_head' in model and not model.get('rpn_head')
+    batch: dict[str, list] = dict(inputs=[], data_samples=[])
+    for index, (height, width) in enumerate(((side, side), (side, side * 3 // 4))):
+        count = 3 - index
+        corner = rng.uniform(0, 0.5, (count, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(0.2, 0.5, (count, 2))], 1) * [width, height, width, height]
+        labels = rng.integers(0, classes, count)
+        masks = np.zeros((count, height, width), np.uint8)
+        semantic = np.full((height, width), things if stuff else 255, np.int64)
+        for mask, label, (x1, y1, x2, y2) in zip(masks, labels, boxes.round().astype(int), strict=True):
+            mask[y1:y2, x1:x2] = 1
+            semantic[y1:y2, x1:x2] = label
+        sample = DetDataSample(
+            metainfo=dict(
+                img_id=index,
+                img_path='',
+                img_shape=(height, width),
+                ori_shape=(height, width),
+                scale_factor=(1.0, 1.0),
+                flip=False,
+                border=np.array([0, height, 0, width]),  # corner-based detectors crop by it
+            )
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor(boxes, dtype=torch.float32),
+            labels=torch.tensor(labels),
+        )
+        if needs_masks:
+            sample.gt_instances.masks = BitmapMasks(masks, height, width)
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        sample.gt_sem_seg = PixelData(sem_seg=torch.tensor(semantic)[None])
+        if needs_proposals:
+            shaken = sample.gt_instances.bboxes.repeat(4, 1) + torch.tensor(rng.uniform(-3, 3, (4 * count, 4))).float()
+            shaken[:, 0::2].clamp_(0, width)
+            shaken[:, 1::2].clamp_(0, height)
+            sample.proposals = InstanceData(bboxes=shaken, scores=torch.ones(len(shaken)))
+        batch['inputs'].append(torch.tensor(rng.integers(0, 256, (3, height, width), dtype=np.uint8)))
+        batch['data_samples'].append(sample)
+    return batch
+
+
+def round_trip(student: Mapping, teacher: Mapping, side: int = 128, **distiller: Any) -> Trip:
+    """Train one step, predict, save, reload into the plain detector, predict the same.
+
+    Args:
+        student: model dict.
+        teacher: model dict.
+        side: of the images in pixels.
+        **distiller: further arguments of the distiller (``taps``, ``losses``, …).
+
+    Raises:
+        RoundTripError: naming the stage that did not work, and why.
+    """
+    student, teacher = offline(student, side), offline(teacher, side)
+    batch = random_batch(student, side)
+    config = dict(
+        type='mmkd_graph.GraphDistiller',
+        student=student,
+        teacher=dict(config=teacher, strict=False),
+        **{'losses': dict(crg=CRG), **distiller},
+    )
+    torch.manual_seed(0)
+    model = _stage('build', lambda: _built(config))
+    _stage('build', model.teacher.model.init_weights)  # untrained: some modules leave memory as they found it
+    losses = _stage('train', lambda: _step(model, batch))
+    ours = _stage('predict', lambda: _predict(model, batch))
+    return _stage('reload', lambda: _reloaded(model, student, batch, ours, losses))
+
+
+def plain_failure(student: Mapping, side: int) -> str | None:
+    """What the plain detector says to the same step and batch; ``None`` if it works."""
+    student = offline(student, side)
+    batch = random_batch(student, side)
+    torch.manual_seed(0)
+    try:
+        model = _stage('build', lambda: _built(student))
+        _stage('train', lambda: _step(model, batch))
+        _stage('predict', lambda: _predict(model, batch))
+    except RoundTripError as error:
+        return str(error)
+    return None
+
+
+def _stage(name: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except MemoryError:
+        raise
+    except Exception as error:  # any detector may fail in any way; that is what is being found out
+        reason = ' '.join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line or ''
+        if not isinstance(error, (ValueError, ArithmeticError)):
+            reason = f'{type(error).__name__}: {reason}'
+        raise RoundTripError(name, reason) from error
+
+
+def _built(config: Mapping) -> nn.Module:
+    model = MMDET_MODELS.build(copy.deepcopy(config))
+    model.init_weights()
+    return _mended(model)
+
+
+def _mended(model: nn.Module) -> nn.Module:
+    """SSD can not predict in mmdet 3.2 and later: its head lacks an attribute (open-mmlab/mmdetection#11063)."""
+    for module in model.modules():
+        if isinstance(module, SSDHead) and not hasattr(module, 'loss_cls'):
+            module.loss_cls = None
+    return model
+
+
+def _step(model: nn.Module, batch: dict[str, list]) -> dict[str, float]:
+    model.train()
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, max_iters=1, epoch=0, max_epochs=1))
+    optimizer = dict(optimizer=dict(type='SGD', lr=1e-3), clip_grad=dict(max_norm=1.0))
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    logged = model.train_step(copy.deepcopy(batch), build_optim_wrapper(model, optimizer))
+    losses = {name: value.item() for name, value in logged.items()}
+    wrong = {name: value for name, value in losses.items() if not math.isfinite(value)}
+    if wrong:
+        raise ArithmeticError(f'not finite: {wrong}')
+    after = dict(model.named_parameters())
+    if all(torch.equal(p, after[name]) for name, p in before.items()):
+        raise ArithmeticError('the step changed no parameter')
+    if any(not p.isfinite().all() for p in after.values()):
+        raise ArithmeticError('the step left parameters that are not finite')
+    return losses
+
+
+def _predict(model: nn.Module, batch: dict[str, list]) -> list[DetDataSample]:
+    model.eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return model.test_step(copy.deepcopy(batch))
+
+
+def _reloaded(
+    model: nn.Module, student: Mapping, batch: dict[str, list], ours: list[DetDataSample], losses: dict[str, float]
+) -> Trip:
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    detector = _mended(MMDET_MODELS.build(copy.deepcopy(student)))
+    weights = {k: v for k, v in state.items() if not k.startswith('distill.')}
+    # A detector may have given a module a second name while it trained (DDQ); the plain one has not, yet.
+    names = set(detector.state_dict())
+    known = {v.data_ptr() for k, v in weights.items() if k in names}
+    weights = {k: v for k, v in weights.items() if k in names or v.data_ptr() not in known}
+    detector.load_state_dict(weights, strict=True)
+    theirs = _predict(detector, batch)
+    image = detector.data_preprocessor(copy.deepcopy(batch), False)['inputs']
+    with torch.no_grad():
+        if not same(model.extract_feat(image), detector.extract_feat(image)):
+            raise ValueError('features of the reloaded detector differ')
+    found = 0
+    for mine, other in zip(ours, theirs, strict=True):
+        keys = [key for key in mine.all_keys() if key.startswith('pred')]
+        if not keys:
+            raise ValueError('no predictions')
+        for key in keys:
+            if not same(mine.get(key), other.get(key)):
+                raise ValueError(f'{key} of the reloaded detector differs')
+        found += len(mine.pred_instances) if 'pred_instances' in mine else 1
+    return Trip(model.strides, model.skipped_strides, found, losses)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two predictions are equal bit for bit: tensors, arrays, boxes, encoded masks and nests of them."""
+    if isinstance(a, BaseBoxes) and isinstance(b, BaseBoxes):
+        a, b = a.tensor, b.tensor
+    if isinstance(a, BaseDataElement) and isinstance(b, BaseDataElement):
+        a, b = dict(a.all_items()), dict(b.all_items())
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
