@@ -14,10 +14,13 @@ from mmengine.model import BaseModule, ModuleDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
 from mmkd_graph.necks import PyramidAdapter
 from mmkd_graph.registry import MODELS
 
+from .gradient_norms import gradient_norm
+from .gradient_ratio import GradientRatio
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, probe, recorded
 from .teacher import FrozenTeacher, InputTransfer, load_weights, resolve_model_config
@@ -26,12 +29,18 @@ _RESERVED = ('distill', 'student', 'teacher')
 
 
 class Distillation(BaseModule):
-    """Everything that training adds to the student: adapters and losses. Lives under ``distill.`` in checkpoints."""
+    """Everything that training adds to the student: adapters, losses and the weights of losses that are measured.
 
-    def __init__(self, adapter: PyramidAdapter, losses: dict[str, PyramidLoss]) -> None:
+    Lives under ``distill.`` in checkpoints.
+    """
+
+    def __init__(
+        self, adapter: PyramidAdapter, losses: dict[str, PyramidLoss], weights: dict[str, GradientRatio]
+    ) -> None:
         super().__init__()
         self.adapter = adapter
         self.losses = ModuleDict(losses)
+        self.weights = ModuleDict(weights)
 
 
 @MODELS.register_module()
@@ -47,7 +56,8 @@ class GraphDistiller(BaseDetector):
         teacher: ``dict(config=…, checkpoint=…, strict=True)``. ``config`` is a path (local or ``mmdet::…``), a whole
             config or a model dict; ``checkpoint`` its weights. ``strict=False`` allows weights that do not match.
         losses: ``{name: dict(type=…, loss_weight=1.0, …)}``; several work together. With ``loss_weight=0`` a loss is
-            measured and logged as ``kd.<name>.<term>``, trains nothing, and the student trains as without it.
+            measured and logged as ``kd.<name>.<term>``, trains nothing, and the student trains as without it. Instead
+            of a number, ``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5)`` finds the weight by itself.
         taps: ``dict(student='neck', teacher='neck')``, dotted module paths; default: the neck, or the backbone of
             detectors without one. A string stands for both.
         strides: distil only these strides, in input pixels per cell; default: all that both pyramids have.
@@ -105,18 +115,21 @@ class GraphDistiller(BaseDetector):
         channels_s = tuple(student_channels[i] for i, _ in self._pairs)
         channels_t = tuple(frozen.channels[j] for _, j in self._pairs)
         with preserved_rng():
-            modules, self._loss_weights = _build_losses(losses)
+            modules, weights = _build_losses(losses)
             # Widths that stay different are an error only where a loss can not take them.
             unequal = adapter == 'never' and all(module.any_width for module in modules.values())
             adapted = channels_s if unequal else channels_t
             neck = PyramidAdapter(channels_s, adapted, adapter)
             for name, module in modules.items():
                 module.bind(PyramidSpec(self.strides, adapted, channels_t, name))
-            self.distill = Distillation(neck, modules)
+            ratios = {name: weight for name, weight in weights.items() if isinstance(weight, GradientRatio)}
+            self.distill = Distillation(neck, modules, ratios)
+        self._loss_weights: dict[str, float] = {name: x for name, x in weights.items() if name not in ratios}
+        self._loss_factors = dict.fromkeys(weights, 1.0)
         for name, weight in self._loss_weights.items():
             if weight == 0:
                 self.distill.losses[name].requires_grad_(False)
-        if not any(self._loss_weights.values()):
+        if not ratios and not any(self._loss_weights.values()):
             self.distill.requires_grad_(False)
         self.init_student = init_student
         skipped = sorted({*student_strides, *frozen.strides} - {*self.strides})
@@ -125,7 +138,10 @@ class GraphDistiller(BaseDetector):
             f'GraphDistiller: {type(student_model).__name__}.{self._tap} <- '
             f'{type(frozen.model).__name__}.{frozen.tap}; strides paired {self.strides}, skipped {tuple(skipped)}; '
             f'{convolutions} of {len(self._pairs)} levels adapted; losses '
-            + ', '.join(f'{name} (weight {weight:g})' for name, weight in self._loss_weights.items()),
+            + ', '.join(
+                f'{name} (gradient ratio {weight.ratio:g})' if name in ratios else f'{name} (weight {weight:g})'
+                for name, weight in weights.items()
+            ),
             logger='current',
         )
 
@@ -222,34 +238,127 @@ class GraphDistiller(BaseDetector):
 
         Returns:
             The student's dict, plus ``loss_kd.<name>.<term>`` per term (weighted); terms of a loss of weight 0 come as
-            ``kd.<name>.<term>`` and do not count.
+            ``kd.<name>.<term>`` and do not count. While a weight is measured, ``kd.<name>.gradient_ratio`` says how
+            many times the task losses' gradient that of the unweighted loss is. A loss whose factor is 0 (see
+            :meth:`set_loss_factor`) is not computed, and without any loss the teacher does not run.
+
+        Raises:
+            ValueError: if a weight is to be measured and can not be.
+        """
+        to_measure = []
+        if self.training and torch.is_grad_enabled():
+            to_measure = [n for n, weight in self.distill.weights.items() if weight.measuring and self._loss_factors[n]]
+        # A compiled graph gives no gradient at features in its middle, and none twice.
+        run = torch.compiler.disable(self._losses) if to_measure else self._losses
+        return run(batch_inputs, batch_data_samples, to_measure)
+
+    def _losses(self, batch_inputs: Tensor, batch_data_samples: list, to_measure: Sequence[str]) -> dict[str, Any]:
+        learning = self.training and torch.is_grad_enabled()
+        active = [name for name, factor in self._loss_factors.items() if factor]
+        if not active:
+            losses = dict(self.student.loss(batch_inputs, batch_data_samples))
+            return {**losses, **self._idle(())} if learning else losses
+        task, features, (student, teacher), context = self.observe(batch_inputs, batch_data_samples)
+        weights = {name: self._weight(name) for name in active}
+        trained = [name for name in active if weights[name] or name in to_measure]
+        losses = dict(task)
+        if trained:
+            adapted = self.distill.adapter(student)
+            terms = {name: self.distill.losses[name](adapted, teacher, context) for name in trained}
+            if to_measure:
+                losses.update(self._measure(weights, task, {name: terms[name] for name in to_measure}, features))
+            for name in trained:
+                weight = weights[name] * self._loss_factors[name]
+                losses.update((f'loss_kd.{name}.{term}', value * weight) for term, value in terms[name].items())
+        if len(trained) < len(active):
+            with torch.no_grad():
+                adapted = self.distill.adapter(student)
+                for name in active:
+                    if name not in trained:
+                        for term, value in self.distill.losses[name](adapted, teacher, context).items():
+                            losses[f'kd.{name}.{term}'] = value
+        if learning:
+            losses.update(self._idle(trained))
+        return losses
+
+    def observe(
+        self, batch_inputs: Tensor, batch_data_samples: list
+    ) -> tuple[dict[str, Any], list[Tensor], tuple[tuple[Tensor, ...], tuple[Tensor, ...]], DistillContext]:
+        """Run student and teacher on one batch.
+
+        Returns:
+            The student's own losses; its paired levels as the tap gives them, (N, C_l, H_l, W_l); the pyramids
+            (student, teacher), cropped to their common cells and not adapted yet; the batch's context.
         """
         teacher = self._teacher_pyramid(batch_inputs, batch_data_samples)
         with recorded(self.student.get_submodule(self._tap)) as outputs:
             losses = self.student.loss(batch_inputs, batch_data_samples)
-        student = as_pyramid(outputs[-1], 'taps.student')
-        student, teacher = self._align([student[i] for i, _ in self._pairs], teacher)
+        pyramid = as_pyramid(outputs[-1], 'taps.student')
+        features = [pyramid[i] for i, _ in self._pairs]
         context = DistillContext(
             data_samples=batch_data_samples,
             strides=self.strides,
             batch_shape=tuple(batch_inputs.shape[-2:]),
             progress=_progress(),
         )
-        measured = [name for name, weight in self._loss_weights.items() if weight == 0]
-        trained = [name for name in self._loss_weights if name not in measured]
-        losses = dict(losses)
-        if trained:
-            adapted = self.distill.adapter(student)
-            for name in trained:
-                for term, value in self.distill.losses[name](adapted, teacher, context).items():
-                    losses[f'loss_kd.{name}.{term}'] = value * self._loss_weights[name]
-        if measured:
-            with torch.no_grad():
-                adapted = self.distill.adapter(student)
-                for name in measured:
-                    for term, value in self.distill.losses[name](adapted, teacher, context).items():
-                        losses[f'kd.{name}.{term}'] = value
-        return losses
+        return losses, features, self._align(features, teacher), context
+
+    # ---------------------------------------------------------------- weights of losses
+
+    def set_loss_factor(self, name: str, factor: float) -> None:
+        """Multiply a loss's weight from now on; :class:`~mmkd_graph.hooks.LossScheduleHook` does so in every iteration.
+
+        Args:
+            name: the loss's key under ``losses``.
+            factor: a finite number >= 0; with 0 the loss is not even computed.
+
+        Raises:
+            ValueError: for an unknown name or another factor.
+        """
+        if name not in self._loss_factors:
+            raise ValueError(f'no loss {name!r}; accepted: {", ".join(map(repr, self._loss_factors))}')
+        check_number(f'factor of losses.{name}', factor)
+        self._loss_factors[name] = float(factor)
+
+    def check_taps_take_gradients(self, features: Sequence[Tensor], key: str) -> None:
+        """Raise ``ValueError``, naming ``key``, if no tapped feature takes a gradient."""
+        if not any(x.requires_grad for x in features):
+            raise ValueError(
+                f'{key}: the tapped student features take no gradient, as everything up to taps.student={self._tap!r} '
+                'is frozen; accepted: a tap behind something that is trained, or a number as loss_weight'
+            )
+
+    def _weight(self, name: str) -> float:
+        """The weight as it is known by now; 0 if it is not."""
+        return (self.distill.weights[name].value or 0.0) if name in self.distill.weights else self._loss_weights[name]
+
+    def _measure(
+        self,
+        weights: dict[str, float],
+        task: Mapping[str, Any],
+        losses: Mapping[str, Mapping[str, Tensor]],
+        features: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Write this pass's weights of ``losses`` into ``weights``; returns what is to be logged."""
+        for name in losses:
+            self.check_taps_take_gradients(features, f'losses.{name}.loss_weight')
+        task_norm = gradient_norm(self.parse_losses(task)[0], features)
+        logged = {}
+        for name, terms in losses.items():
+            norm = gradient_norm(sum(terms.values()), features)
+            weights[name] = self.distill.weights[name].observe(task_norm, norm)
+            if task_norm > 0:
+                logged[f'kd.{name}.gradient_ratio'] = torch.tensor(norm / task_norm, device=features[0].device)
+        return logged
+
+    def _idle(self, trained: Sequence[str]) -> dict[str, Tensor]:
+        """An exact zero on all parameters that this pass leaves out: DDP waits for the gradient of each one."""
+        modules = [loss for name, loss in self.distill.losses.items() if name not in trained]
+        if not trained:
+            modules.append(self.distill.adapter)
+        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        # The sum of no element: zero, with zeros as gradient, whatever the values.
+        return {'loss_kd.idle': sum(p.flatten()[:0].sum() for p in parameters)} if parameters else {}
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, **kwargs: Any) -> list:
         """The student's own predictions."""
@@ -324,7 +433,7 @@ def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequenc
     return pairs
 
 
-def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float]]:
+def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float | GradientRatio]]:
     if not isinstance(losses, Mapping) or not losses:
         raise ValueError(
             f"losses={losses!r}; accepted: dict(name=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=1.0))"
@@ -338,9 +447,7 @@ def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float]
         if not isinstance(config, Mapping) or 'type' not in config:
             raise ValueError(f"losses.{name}={config!r}; accepted: dict(type='mmkd_graph.ChannelGraphLoss', …)")
         config = dict(config)
-        weight = config.pop('loss_weight', 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-            raise ValueError(f'losses.{name}.loss_weight={weight!r}; accepted: a finite number >= 0')
+        weight = _build_weight(name, config.pop('loss_weight', 1.0))
         try:
             # the prefix is optional: unprefixed names mean this package's losses whatever the runner's scope is
             with DefaultScope.overwrite_default_scope('mmkd_graph'):
@@ -353,8 +460,25 @@ def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float]
                 f'losses.{name}.type={config["type"]!r} is no distillation loss; accepted: '
                 f'{", ".join(sorted(k for k, v in MODELS.module_dict.items() if issubclass(v, PyramidLoss)))}'
             )
-        modules[name], weights[name] = module, float(weight)
+        modules[name], weights[name] = module, weight
     return modules, weights
+
+
+def _build_weight(name: str, weight: Any) -> float | GradientRatio:
+    key = f'losses.{name}.loss_weight'
+    accepted = "accepted: a finite number >= 0, or dict(type='mmkd_graph.GradientRatio', ratio=…)"
+    if isinstance(weight, Mapping) and 'type' in weight:
+        try:
+            with DefaultScope.overwrite_default_scope('mmkd_graph'):
+                built = MODELS.build(dict(weight))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{key}: {error.args[0] if error.args else error}; {accepted}') from error
+        if isinstance(built, GradientRatio):
+            built.bind(name)
+            return built
+    elif isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf:
+        return float(weight)
+    raise ValueError(f'{key}={weight!r}; {accepted}')
 
 
 def _progress() -> float:
