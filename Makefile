@@ -14,11 +14,12 @@ KEY   := $(shell { echo '$(call given,PYTHON) $(call given,TORCH)'; \
                    cat requirements/lock.txt requirements/runtime.txt setup.py tools/install.sh; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/.mmkd_graph-$(KEY)
 
-.PHONY: help install test lint demo clean distclean
+.PHONY: help install test test-slurm lint demo clean distclean
 
 help:
 	@echo 'make demo       install, then teacher, student and distilled student on a generated set, compared in a table'
 	@echo 'make test       install, then the tests; PYTEST_ARGS="-k name -x" goes to pytest'
+	@echo 'make test-slurm install, and Slurm where it is missing (root or sudo), then the tests on a cluster of one node'
 	@echo 'make install    make $(VENV): torch, the pinned MMDetection stack (mmcv is built once), this package'
 	@echo 'make lint       ruff'
 	@echo 'make clean      remove caches and build outputs; data/, work_dirs/ and $(VENV) stay'
@@ -39,6 +40,10 @@ $(READY):
 
 test: $(READY)
 	@OMP_NUM_THREADS=$(CORES) '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . mmkd_graph tests $(PYTEST_ARGS)
+
+test-slurm: $(READY)
+	@tests/slurm/install.sh
+	@tests/slurm/cluster.sh '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . tests/slurm $(PYTEST_ARGS)
 
 lint: $(READY)
 	@'$(VENV)/bin/ruff' check . && '$(VENV)/bin/ruff' format --check configs mmkd_graph tests tools setup.py
