@@ -5,6 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmkd_graph.registry import MODELS
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
@@ -41,27 +45,85 @@ def test_gains_are_paired_by_seed(accuracy) -> None:
     assert rows['crg'][4] == '1.30' and rows['crg'][5] == '23.0, 33.0'
 
 
-@pytest.mark.parametrize('entry', ['crg', 'student=x.py', 'crg=nowhere.py'])
-def test_bad_rows_are_refused(accuracy, entry: str, capsys: pytest.CaptureFixture) -> None:
+SUITE = """
+teacher = {config!r}
+student = {config!r}
+methods = dict(crg=dict(type='ChannelGraphLoss', loss_weight=dict(type='GradientRatio', ratio=1)), own={config!r})
+tune = dict(key='loss_weight.ratio', values=[1, 2, 8])
+seeds = [0, 1]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    config = tmp_path / 'detector.py'
+    config.write_text("model = dict(type='RetinaNet', backbone=dict(depth=18))\ncustom_hooks = [dict(type='EMAHook')]")
+    path = tmp_path / 'suite.py'
+    path.write_text(SUITE.format(config=str(config)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ('line', 'words'),
+    [
+        ("methods = dict(student=dict(type='X'))", 'methods.student; accepted: any other name'),
+        ("methods = dict(pkd='nowhere.py')", "methods.pkd='nowhere.py'; accepted: dict(type=…), or the path"),
+        ('methods = dict(pkd=dict(ratio=1))', 'methods.pkd='),
+        ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
+        ("tune = dict(key='loss_weight', values=[1])", 'at least two values'),
+        ('learner = 1', 'learner; accepted: methods, seeds, student, teacher, tune'),
+        ('del methods', 'lacks methods'),
+    ],
+)
+def test_a_suite_that_can_not_be_run_is_refused(
+    accuracy, suite: Path, line: str, words: str, capsys: pytest.CaptureFixture
+) -> None:
+    suite.write_text(f'{suite.read_text()}\n{line}\n')
     with pytest.raises(SystemExit):
-        accuracy.parse_args(['--teacher', 't.py', '--student', 's.py', '--work-dir', 'w', '--distilled', entry])
-    assert entry in capsys.readouterr().err
+        accuracy.parse_args([str(suite)])
+    assert words in capsys.readouterr().err
 
 
-def test_a_tuned_key_names_the_loss_of_each_method(accuracy, tmp_path: Path) -> None:
-    config = tmp_path / 'config.py'
-    config.write_text("model = dict(losses=dict(pkd=dict(type='PearsonLoss')))")
-    tuning = accuracy.Tuning.parse('model.losses.{loss}.loss_weight.ratio=0.3,1')
-    assert tuning.options(str(config), '0.3') == {'model.losses.pkd.loss_weight.ratio': 0.3}
-    config.write_text("model = dict(losses=dict(a=dict(type='X'), b=dict(type='Y')))")
-    with pytest.raises(ValueError, match='has the losses a, b; accepted: one'):
-        tuning.options(str(config), '1')
-    with pytest.raises(Exception, match='at least two values'):
-        accuracy.Tuning.parse('model.x=1')
+def test_an_unknown_method_is_refused(accuracy, suite: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        accuracy.parse_args([str(suite), '--methods', 'crg', 'cgr'])
+    assert '--methods cgr; accepted: crg, own' in capsys.readouterr().err
+
+
+def test_a_method_is_the_students_config_with_one_loss(accuracy, suite: Path, tmp_path: Path) -> None:
+    """Everything but the model is the student's; what is tuned reaches the loss."""
+    content = accuracy.Suite.from_file(suite)
+    path = tmp_path / 'crg.py'
+    path.write_text(content.config('crg', Path('teacher.pth'), 2))
+    config = Config.fromfile(path)
+    assert config.model.losses == dict(
+        crg=dict(type='ChannelGraphLoss', loss_weight=dict(type='GradientRatio', ratio=2))
+    )
+    assert config.model.student == dict(type='RetinaNet', backbone=dict(depth=18))
+    assert config.model.teacher.checkpoint == 'teacher.pth' and config.custom_hooks == [dict(type='EMAHook')]
+    path.write_text(content.config('own', Path('teacher.pth')))
+    assert Config.fromfile(path).model.teacher == dict(checkpoint='teacher.pth')
+
+
+@pytest.mark.parametrize('path', sorted((TOOLS / 'benchmark' / 'suites').glob('*.py')), ids=lambda path: path.stem)
+def test_the_suites_that_come_with_it_build(
+    accuracy, path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every method of every suite, with every value it may choose."""
+    monkeypatch.chdir(TOOLS.parent)
+    init_default_scope('mmdet')
+    suite = accuracy.Suite.from_file(path)
+    for name in suite.methods:
+        for value in suite.tune['values'] if suite.tune else [None]:
+            config = tmp_path / 'config.py'
+            config.write_text(suite.config(name, Path('teacher.pth'), value))
+            for key, loss in Config.fromfile(config).model.losses.items():
+                loss.pop('loss_weight', None)
+                assert key == name and MODELS.build(loss)
 
 
 class FakeRun:
-    """Counts what is trained and evaluated; AP is best for the weight 2, and better than the student's."""
+    """Counts what is trained and evaluated; AP is best for the ratio 2, and better than the student's."""
 
     calls: list[tuple[str, str]] = []
 
@@ -74,25 +136,21 @@ class FakeRun:
 
     def evaluate(self, report: object, split: str) -> dict[str, float]:
         self.calls.append((self.work_dir.name, split))
-        weight = self.options.get('model.losses.crg.loss_weight')
-        ap = 0.3 if weight is None else 0.4 - 0.01 * abs(weight - 2)
+        _, *ratio, _ = self.work_dir.name.split('-')
+        ap = 0.4 - 0.01 * abs(float(ratio[0]) - 2) if ratio else 0.3
         return {'coco/bbox_mAP': ap + 0.001 * self.options['randomness.seed'], 'coco/bbox_mAP_50': ap}
 
     def seconds_per_iteration(self) -> float:
         return 1.0
 
 
-def test_settings_are_chosen_on_val_and_reported_on_test(accuracy, tmp_path: Path, monkeypatch) -> None:
-    config = tmp_path / 'crg.py'
-    config.write_text("model = dict(losses=dict(crg=dict(type='ChannelGraphLoss')))")
+def test_settings_are_chosen_on_val_and_reported_on_test(accuracy, suite: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(accuracy, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
-    arguments = f'--teacher {config} --student {config} --distilled crg={config} --seeds 0 1 --work-dir {tmp_path}/out'
-    tune = 'model.losses.{loss}.loss_weight=1,2,8'
-    assert accuracy.main([*arguments.split(), '--tune', tune]) == 0
+    assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
     read = {split: {name for name, what in FakeRun.calls if what == split} for split in ('val', 'test')}
     assert read['val'] == {'crg-1-0', 'crg-2-0', 'crg-8-0'}
-    assert read['test'] == {'teacher-0', 'teacher-1', 'student-0', 'student-1', 'crg-2-0', 'crg-2-1'}
-    report = (tmp_path / 'out' / 'results-test-crg.md').read_text()
-    assert '+10.0' in report and 'chosen on val by seed 0 (1: 39.0, 2: 40.0, 8: 34.0)' in report
-    assert (tmp_path / 'out' / 'results-test-crg.png').stat().st_size > 5000
+    assert read['test'] == {'teacher-0', 'student-0', 'student-1', 'crg-2-0', 'crg-2-1', 'own-0', 'own-1'}
+    report = (tmp_path / 'out' / 'results-test.md').read_text()
+    assert '+10.0' in report and 'on val by seed 0: crg 2 (1: 39.0, 2: 40.0, 8: 34.0).' in report
+    assert (tmp_path / 'out' / 'results-test.png').stat().st_size > 5000

@@ -1,35 +1,33 @@
 """Accuracy of teacher, student and distilled students over seeds, and what distillation gained.
 
-Every distilled run of a seed learns from that seed's teacher (or all from one), and starts from the same initial
-student with the same data order as the student alone of that seed: the differences are paired. Finished runs are kept,
-interrupted ones go on. Settings are chosen on the validation split: by hand with ``--split val``, or with ``--tune``,
-which gives every method the same few values to choose from; ``--split test`` is for what is reported.
+A suite names the config of the teacher and of the student, and the methods: every method is a loss between the two, or
+a distillation config of its own. All learn from the same teacher, and a distilled run of a seed starts from the same
+initial student with the same data order as the student alone of that seed: the differences are paired. Finished runs
+are kept, interrupted ones go on. Where the suite has ``tune``, every method chooses one of the same few values by its
+accuracy on the validation split; the test split is read once, for what is reported.
 
 Example:
-    python tools/benchmark/accuracy.py --teacher configs/bccd/retinanet_r18-w64_fpn-64_1k_bccd.py \
-        --student configs/bccd/retinanet_r18-w16_fpn-64_1k_bccd.py \
-        --distilled crg=configs/crg/retinanet_r18-w16_fpn-64_crg-w64_1k_bccd.py \
-        --tune 'model.losses.{loss}.loss_weight=1,4,10' \\
-        --seeds 0 1 2 --jobs 2 --work-dir work_dirs/accuracy/bccd
+    python tools/benchmark/accuracy.py tools/benchmark/suites/bccd.py --jobs 2
+    python tools/benchmark/accuracy.py tools/benchmark/suites/bccd.py --methods crg pkd --seeds 0 1 --split val
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
+import copy
 import json
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -50,37 +48,82 @@ def summary(values: list[float], digits: int = 1) -> str:
     return mean if len(values) < 2 else f'{mean} ± {interval(values):.{digits}f}'
 
 
+class SuiteError(ValueError):
+    """A suite that says something else than it can; the message names the key."""
+
+
 @dataclass(frozen=True)
-class Tuning:
-    """One setting and the values that every method may choose from.
+class Suite:
+    """What is compared on one data set. Read from a Python file with these names.
 
     Args:
-        key: config key; ``{loss}`` stands for the name of the method's loss in its config.
-        values: as they stand in ``--cfg-options``.
+        teacher: config that trains the teacher.
+        student: config of the student alone.
+        methods: by name, a loss (``dict(type=…)``) that is put between student and teacher, or the path of a
+            distillation config.
+        tune: ``dict(key=…, values=[…])``: what each loss may choose from, on the validation split, by the first seed;
+            ``key`` is a path within the loss, such as ``'loss_weight.ratio'``. Configs of their own are not tuned.
+        seeds: default seeds.
     """
 
-    key: str
-    values: tuple[str, ...]
+    teacher: str
+    student: str
+    methods: Mapping[str, Any]
+    tune: Mapping[str, Any] | None = None
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
 
     @classmethod
-    def parse(cls, text: str) -> Tuning:
-        """Read ``KEY=VALUE,VALUE``.
+    def from_file(cls, path: str | Path) -> Suite:
+        """Read and check a suite.
 
         Raises:
-            argparse.ArgumentTypeError: if there are not at least two values.
+            SuiteError: naming the key, what was given and what is accepted.
         """
-        key, _, values = text.partition('=')
-        found = tuple(value for value in values.split(',') if value)
-        if not key or len(found) < 2:
-            raise argparse.ArgumentTypeError(f'{text!r}; accepted: KEY=VALUE,VALUE,… with at least two values')
-        return cls(key, found)
+        if not Path(path).is_file():
+            raise SuiteError(f'{path}: no such suite')
+        content = Config.fromfile(path).to_dict()
+        names = {one.name for one in fields(cls)}
+        if unknown := sorted(content.keys() - names):
+            raise SuiteError(f'{path}: {", ".join(unknown)}; accepted: {", ".join(sorted(names))}')
+        if missing := sorted({'teacher', 'student', 'methods'} - content.keys()):
+            raise SuiteError(f'{path} lacks {", ".join(missing)}')
+        for key in ('teacher', 'student'):
+            if not Path(content[key]).is_file():
+                raise SuiteError(f'{path}: {key}={content[key]!r}: no such config')
+        for name, method in content['methods'].items():
+            if name in ('teacher', 'student'):
+                raise SuiteError(f'{path}: methods.{name}; accepted: any other name')
+            if not (
+                Path(method).is_file() if isinstance(method, str) else isinstance(method, dict) and 'type' in method
+            ):
+                raise SuiteError(f'{path}: methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
+        tune = content.get('tune')
+        if tune is not None and not (tune.keys() == {'key', 'values'} and len(tune['values']) > 1):
+            raise SuiteError(f'{path}: tune={tune}; accepted: dict(key=…, values=[…]) with at least two values')
+        return cls(**content)
 
-    def options(self, config: str, value: str) -> dict[str, Any]:
-        """Options that give the method of ``config`` this value."""
-        losses = Config.fromfile(config).model.losses
-        if '{loss}' in self.key and len(losses) != 1:
-            raise ValueError(f'--tune {self.key}: {config} has the losses {", ".join(losses)}; accepted: one')
-        return {self.key.format(loss=next(iter(losses))): ast.literal_eval(value)}
+    def config(self, name: str, checkpoint: Path, value: Any = None) -> str:
+        """The text of the config that trains a method.
+
+        Args:
+            name: of the method.
+            checkpoint: of the teacher.
+            value: of what is tuned, if it is.
+        """
+        method = self.methods[name]
+        if isinstance(method, str):
+            return f'_base_ = {os.path.abspath(method)!r}\nmodel = dict(teacher=dict(checkpoint={str(checkpoint)!r}))\n'
+        loss = ConfigDict(copy.deepcopy(method))
+        if value is not None:
+            loss = Config(dict(loss=loss))
+            loss.merge_from_dict({f'loss.{self.tune["key"]}': value})
+            loss = loss.loss
+        return (
+            f'_base_ = {os.path.abspath(self.student)!r}\n'
+            "model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}},\n"
+            f'    teacher=dict(config={os.path.abspath(self.teacher)!r}, checkpoint={str(checkpoint)!r}),\n'
+            f'    losses={ {name: loss.to_dict()}!r})\n'
+        )
 
 
 def table(results: Mapping[str, Mapping[str, list[float]]]) -> str:
@@ -142,42 +185,37 @@ def machine() -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--teacher', required=True, help='config that trains the teacher')
-    parser.add_argument('--student', required=True, help='config of the student alone')
-    parser.add_argument(
-        '--distilled', nargs='+', required=True, metavar='NAME=CONFIG', help='distilled students; NAME is its row'
-    )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--one-teacher', action='store_true', help="all seeds learn from the first seed's teacher")
+    parser.add_argument('suite', type=Path, help='what is compared: a file as those in tools/benchmark/suites')
+    parser.add_argument('--methods', nargs='+', metavar='NAME', help="of the suite's; default: all")
+    parser.add_argument('--seeds', nargs='+', type=int, help="default: the suite's")
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='what the table reports')
     parser.add_argument('--jobs', type=int, default=1, help='processes at a time, each on its share of the cores')
-    parser.add_argument('--work-dir', type=Path, required=True, help='one folder per run; the table as results.*')
+    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/accuracy/<suite>')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='for all runs, as in train.py')
-    parser.add_argument(
-        '--distilled-options', nargs='+', action=DictAction, default={}, help='for the distilled runs alone'
-    )
-    parser.add_argument(
-        '--tune', type=Tuning.parse, metavar='KEY=V,V', help='choose on val, by the first seed, for each method'
-    )
     args = parser.parse_args(argv)
-    for entry in args.distilled:
-        name, equals, config = entry.partition('=')
-        if not equals or not name or name in ('teacher', 'student'):
-            parser.error(f'--distilled {entry!r}; accepted: NAME=CONFIG, NAME other than teacher and student')
-        if not Path(config).is_file():
-            parser.error(f'--distilled {entry!r}: no such config')
+    try:
+        args.content = Suite.from_file(args.suite)
+    except SuiteError as error:
+        parser.error(str(error))
+    args.methods = args.methods or list(args.content.methods)
+    if unknown := [name for name in args.methods if name not in args.content.methods]:
+        parser.error(f'--methods {" ".join(unknown)}; accepted: {", ".join(args.content.methods)}')
+    args.seeds = args.seeds or list(args.content.seeds)
+    args.work_dir = (args.work_dir or Path('work_dirs/accuracy') / args.suite.stem).absolute()
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    suite: Suite = args.content
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     environment = {'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
-    distilled = dict(entry.partition('=')[::2] for entry in args.distilled)
 
-    def run(name: str, config: str, seed: int, **more: Any) -> Run:
-        options = {'randomness.seed': seed, **args.cfg_options, **more}
-        return Run(config, args.work_dir / f'{name}-{seed}', options, environment)
+    def run(label: str, config: str, seed: int) -> Run:
+        # The splits are read by the evaluation alone.
+        never = {'train_cfg.val_interval': 10**9}
+        options = {'randomness.seed': seed, **never, **args.cfg_options}
+        return Run(config, args.work_dir / f'{label}-{seed}', options, environment)
 
     def finish(one: Run, split: str) -> dict[str, float]:
         shown = -1
@@ -203,60 +241,62 @@ def main(argv: list[str] | None = None) -> int:
             return {key: future.result() for key, future in futures.items()}
 
     try:
-        taught = args.seeds[:1] if args.one_teacher else args.seeds
-        teachers = {seed: run('teacher', args.teacher, seed) for seed in taught}
-        found = together({('teacher', seed): one for seed, one in teachers.items()}, args.split)
+        teacher = run('teacher', suite.teacher, args.seeds[0])
+        found = together({('teacher', args.seeds[0]): teacher}, args.split)
 
-        def learn(name: str, config: str, seed: int, **more: Any) -> Run:
-            teacher = teachers.get(seed, teachers[taught[0]])
-            checkpoint = {'model.teacher.checkpoint': str(teacher.checkpoint)}
-            return run(name, config, seed, **checkpoint, **args.distilled_options, **more)
+        def learn(name: str, value: Any, seed: int) -> Run:
+            label = name if value is None else f'{name}-{value}'
+            config = args.work_dir / 'configs' / f'{label}.py'
+            config.parent.mkdir(parents=True, exist_ok=True)
+            config.write_text(suite.config(name, teacher.checkpoint, value))
+            return run(label, str(config), seed)
 
-        labels = {name: name for name in distilled}
-        chosen: dict[str, dict[str, Any]] = {name: {} for name in distilled}
-        tried: dict[str, dict[str, float]] = {}
-        if args.tune:
-            trials = {
-                (name, value): learn(f'{name}-{value}', config, args.seeds[0], **args.tune.options(config, value))
-                for name, config in distilled.items()
-                for value in args.tune.values
-            }
+        chosen: dict[str, Any] = dict.fromkeys(args.methods)
+        tried: dict[str, dict[Any, float]] = {}
+        if suite.tune:
+            tuned = [name for name in args.methods if not isinstance(suite.methods[name], str)]
+            values = suite.tune['values']
+            trials = {(name, value): learn(name, value, args.seeds[0]) for name in tuned for value in values}
             scores = together(trials, 'val')
-            for name, config in distilled.items():
-                tried[name] = {value: scores[name, value]['ap'] for value in args.tune.values}
-                best = max(tried[name], key=tried[name].__getitem__)
-                labels[name], chosen[name] = f'{name}-{best}', args.tune.options(config, best)
-                print(f'{name}: {chosen[name]} of {tried[name]} on val', flush=True)
-        runs = {('student', seed): run('student', args.student, seed) for seed in args.seeds}
-        for name, config in distilled.items():
-            runs |= {(name, seed): learn(labels[name], config, seed, **chosen[name]) for seed in args.seeds}
+            for name in tuned:
+                tried[name] = {value: scores[name, value]['ap'] for value in values}
+                chosen[name] = max(tried[name], key=tried[name].__getitem__)
+                print(f'{name}: {suite.tune["key"]}={chosen[name]} of {tried[name]} on val', flush=True)
+        runs = {}
+        for seed in args.seeds:
+            runs['student', seed] = run('student', suite.student, seed)
+            runs |= {(name, seed): learn(name, chosen[name], seed) for name in args.methods}
         found |= together(runs, args.split)
-    except (RunFailed, ValueError) as error:
+    except RunFailed as error:
         print(error, file=sys.stderr)
         return 1
 
     results: dict[str, dict[str, list[float]]] = {}
-    for name in ('teacher', 'student', *distilled):
-        rows = [found[name, seed] for seed in (taught if name == 'teacher' else args.seeds)]
+    for name in ('teacher', 'student', *args.methods):
+        rows = [found[name, seed] for seed in (args.seeds[:1] if name == 'teacher' else args.seeds)]
         results[name] = {key: [row[key] for row in rows] for key in rows[0]}
     alone = results['student']['ap']
     deviation = f'{statistics.stdev(alone):.2f} AP' if len(alone) > 1 else 'not known'
     text = (
-        f'{table(results)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}. ± is the 95 % interval of '
-        f'the mean over seeds; gains are paired by seed; the standard deviation of the student alone between seeds is '
-        f'{deviation}. {args.jobs} processes at a time on {machine()}.\n'
+        f'{table(results)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}; one teacher. ± is the 95 '
+        '% interval of the mean over seeds; gains are paired by seed; the standard deviation of the student alone '
+        f'between seeds is {deviation}. {args.jobs} processes at a time on {machine()}.\n'
     )
-    for name, scores in tried.items():
-        listed = ', '.join(f'{value}: {ap:.1f}' for value, ap in scores.items())
-        text += f'\n{name}: {args.tune.key} chosen on val by seed {args.seeds[0]} ({listed}).\n'
+    if tried:
+        text += f'\n`{suite.tune["key"]}` was chosen on val by seed {args.seeds[0]}:'
+        text += ''.join(
+            f' {name} {chosen[name]} ({", ".join(f"{value}: {ap:.1f}" for value, ap in scores.items())});'
+            for name, scores in tried.items()
+        )
+        text = f'{text.rstrip(";")}.\n'
     print(f'\n{text}')
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    stem = args.work_dir / f'results-{args.split}-{"-".join(distilled)}'
+    stem = args.work_dir / f'results-{args.split}'
     stem.with_suffix('.md').write_text(text)
     stem.with_suffix('.json').write_text(
         json.dumps(dict(results=results, seeds=args.seeds, split=args.split, tried=tried, machine=machine()), indent=1)
     )
-    draw(results, f'{args.split} split, {machine()}', stem.with_suffix('.png'))
+    draw(results, f'{args.suite.stem}, {args.split} split, {machine()}', stem.with_suffix('.png'))
     return 0
 
 

@@ -139,8 +139,8 @@ def random_batch(model: Mapping, side: int, seed: int = 0) -> dict[str, list]:
     """Two random images, ``side`` x ``side`` and ``side`` x 3/4 ``side`` pixels, with all annotations there are.
 
     Boxes, labels and a semantic map; bitmap masks where the model predicts masks (others may use them all the same, as
-    RTMDet does); proposals where it has RoIs and no RPN. Labels are below every ``num_classes`` in ``model``; what is in no box is the first class of stuff where
-    there is stuff, otherwise void (255).
+    RTMDet does); proposals where it has RoIs and no RPN. Labels are below every ``num_classes`` in ``model``; what is
+    in no box is the first class of stuff where there is stuff, otherwise void (255).
     """
     rng = np.random.default_rng(seed)
     counts = [n for key in ('num_classes', 'num_things_classes') for n in find(model, key) if isinstance(n, int)]

@@ -1,0 +1,19 @@
+# Every method on the demonstration set: python tools/dataset/make_shapes.py first.
+teacher = 'configs/demo/retinanet_teacher_shapes.py'
+student = 'configs/demo/retinanet_student_shapes.py'
+methods = dict(
+    crg=dict(type='mmkd_graph.ChannelGraphLoss'),
+    mhgd=dict(type='mmkd_graph.AttentionGraphLoss'),
+    lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss'),
+    refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=6),
+    fitnet=dict(type='mmkd_graph.FeatureMSELoss'),
+    cwd=dict(type='mmkd_graph.ChannelWiseLoss'),
+    pkd=dict(type='mmkd_graph.PearsonLoss'),
+    fgd=dict(type='mmkd_graph.FocalGlobalLoss'),
+    mgd=dict(type='mmkd_graph.MaskedGenerativeLoss'),
+)
+# How many times as hard as the task a loss pulls at the pyramid, at the start.
+for loss in methods.values():
+    loss['loss_weight'] = dict(type='mmkd_graph.GradientRatio', ratio=1.0)
+del loss
+tune = dict(key='loss_weight.ratio', values=[0.3, 1.0, 3.0])
