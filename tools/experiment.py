@@ -59,8 +59,8 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The last checkpoint of the finished training."""
-        return Path((self.work_dir / 'last_checkpoint').read_text().strip())
+        """The last checkpoint of the finished training; also when the folder was moved since."""
+        return self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
 
     def train(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
         """Train, going on from the last checkpoint; returns at once if the training is complete.

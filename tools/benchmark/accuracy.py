@@ -121,7 +121,7 @@ class Suite:
         return (
             f'_base_ = {os.path.abspath(self.student)!r}\n'
             "model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}},\n"
-            f'    teacher=dict(config={os.path.abspath(self.teacher)!r}, checkpoint={str(checkpoint)!r}),\n'
+            f'    teacher=dict(config={self.teacher!r}, checkpoint={str(checkpoint)!r}),\n'
             f'    losses={ {name: loss.to_dict()}!r})\n'
         )
 
@@ -201,7 +201,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if unknown := [name for name in args.methods if name not in args.content.methods]:
         parser.error(f'--methods {" ".join(unknown)}; accepted: {", ".join(args.content.methods)}')
     args.seeds = args.seeds or list(args.content.seeds)
-    args.work_dir = (args.work_dir or Path('work_dirs/accuracy') / args.suite.stem).absolute()
+    args.work_dir = args.work_dir or Path('work_dirs/accuracy') / args.suite.stem
     return args
 
 
