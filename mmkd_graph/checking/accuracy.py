@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from mmdet.evaluation import CocoMetric
+from mmdet.models import DetDataPreprocessor
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.evaluator import Evaluator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.distillers.teacher import InputTransfer
 
 from .batches import sample_batches
 from .classes import head_classes, teacher_classes
@@ -26,6 +28,23 @@ from .findings import FAIL, OK, WARNING, Finding, one_line
 KEY = 'model.teacher.checkpoint'
 _FOUND, _NAMED = 0.3, 0.3
 """Who finds more than this share of the boxes and names less of them rightly has learned other names."""
+_BETTER_BY, _BETTER_TIMES = 0.03, 1.25
+"""A teacher that is so much better with another normalisation was trained with that one."""
+_COMPARED = 32
+"""Images on which normalisations are compared."""
+
+NORMALISATIONS: dict[str, dict[str, Any]] = {
+    'the mean and std of ImageNet, RGB': dict(
+        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
+    ),
+    'the mean and std of ImageNet, BGR': dict(
+        mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395], bgr_to_rgb=False
+    ),
+    "Caffe's mean, BGR": dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False),
+    '0 to 255, BGR': dict(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0], bgr_to_rgb=False),
+    '0 to 1, RGB': dict(mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=True),
+}
+"""Those of mmdet's zoo, as arguments of a ``data_preprocessor``."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +120,7 @@ def check_accuracy(
         return [Finding(OK, KEY, 'not scored: it has no class in common with the data')]
     order = torch.tensor([names.index(x) if x in names else -1 for x in known or names])
     try:
-        samples, infos = _predictions(model, loader, order, batches, seconds)
+        samples, infos, inputs = _predictions(model, loader, order, batches, seconds)
     except Exception as error:  # detectors and pipelines of any kind
         return [Finding(WARNING, KEY, f'not scored: the teacher could not predict ({one_line(error)})')]
     seen = overlap(
@@ -126,6 +145,12 @@ def check_accuracy(
         if seen.confused:
             found += f' (what is {names[seen.confused[0]]} it calls {names[seen.confused[1]]})'
         return [Finding(FAIL, KEY, found, 'its classes are in another order than the data has them', details)]
+    other = _better_normalisation(model, inputs, samples, order, evaluator, loader.dataset.metainfo, seconds)
+    if other is not None:
+        name, own, better, count = other
+        found += f'; with its images normalised by {name}, {better:.3f} instead of {own:.3f} on {count} of them'
+        advice = "teacher.config's data_preprocessor is not what it was trained with: correct mean, std and bgr_to_rgb"
+        return [Finding(FAIL, KEY, found, advice, dict(details, normalisation=name, score_then=better))]
     if score >= least:
         return [Finding(OK, KEY, found, details=details)]
     found += f': it finds {seen.found:.0%} of the boxes'
@@ -136,32 +161,80 @@ def check_accuracy(
     return [Finding(FAIL, KEY, found, advice, details)]
 
 
-@torch.no_grad()
 def _predictions(
     model: GraphDistiller, loader: DataLoader, order: Tensor, batches: int, seconds: float
-) -> tuple[list, list[dict]]:
-    """Samples with the teacher's predictions, labelled as the data is, and the data set's own records of the images."""
+) -> tuple[list, list[dict], list[dict]]:
+    """Samples with the teacher's predictions, labelled as the data is; the data set's own records of the images; and
+    the preprocessed batches of the first of them."""
     begin = time.monotonic()
     samples: list = []
     infos: dict[Any, dict] = {}
+    kept: list[dict] = []
     indices, read = sample_batches(loader, batches)
     for index, batch in zip(indices, read, strict=True):
         if samples and time.monotonic() - begin > seconds:
             break
         data = model.data_preprocessor(batch, False)
         inputs = model.teacher_inputs(data['inputs'], data['data_samples'])
-        for sample in data['data_samples']:
-            # transformers mask what is padding by it, and the teacher may have been padded further
-            sample.set_metainfo(dict(batch_input_shape=tuple(inputs.shape[-2:])))
-        for i, sample in zip(index, model.teacher.model.predict(inputs, data['data_samples']), strict=True):
+        if len(samples) < _COMPARED and len({*index} - infos.keys()) == len(index):
+            kept.append(data)
+        for i, sample in zip(index, _predict(model, inputs, data['data_samples'], order), strict=True):
             if i not in infos:
                 infos[i] = loader.dataset.get_data_info(i)
-                sample = sample.cpu()
-                labels = order[sample.pred_instances.labels]
-                sample.pred_instances.labels = labels
-                sample.pred_instances = sample.pred_instances[labels >= 0]
                 samples.append(sample)
-    return samples, list(infos.values())
+    return samples, list(infos.values()), kept
+
+
+@torch.no_grad()
+def _predict(model: GraphDistiller, inputs: Tensor, data_samples: Sequence, order: Tensor) -> list:
+    """Copies of the samples with what the teacher predicts of its inputs, labelled as the data is."""
+    samples = []
+    for sample in data_samples:
+        # transformers mask what is padding by it, and the teacher may have been padded further
+        sample.set_metainfo(dict(batch_input_shape=tuple(inputs.shape[-2:])))
+    for sample in model.teacher.model.predict(inputs, data_samples):
+        sample = sample.cpu()
+        labels = order[sample.pred_instances.labels]
+        sample.pred_instances.labels = labels
+        sample.pred_instances = sample.pred_instances[labels >= 0]
+        samples.append(sample)
+    return samples
+
+
+def _better_normalisation(
+    model: GraphDistiller,
+    batches: Sequence[dict],
+    samples: list,
+    order: Tensor,
+    evaluator: Any,
+    metainfo: dict,
+    seconds: float,
+) -> tuple[str, float, float, int] | None:
+    """The first normalisation that a teacher is much better with than with its own.
+
+    Returns:
+        Its name, the average precision with the teacher's own and with it, and the number of images.
+    """
+    begin = time.monotonic()
+    teacher = model.teacher.model
+    count = sum(len(data['data_samples']) for data in batches)
+    _, own = _score(evaluator, samples[:count], metainfo, teacher)
+    used = InputTransfer(model.data_preprocessor, teacher.data_preprocessor)
+    for name, arguments in NORMALISATIONS.items():
+        preprocessor = DetDataPreprocessor(pad_size_divisor=used.divisor, pad_value=used.pad_value, **arguments)
+        if InputTransfer(preprocessor, teacher.data_preprocessor).same_normalisation:
+            continue
+        if time.monotonic() - begin > seconds:
+            return None
+        transfer = InputTransfer(model.data_preprocessor, preprocessor)
+        found = []
+        for data in batches:
+            shapes = [sample.img_shape[:2] for sample in data['data_samples']]
+            found += _predict(model, transfer(data['inputs'], shapes), data['data_samples'], order)
+        _, score = _score(evaluator, found, metainfo, teacher)
+        if score is not None and own is not None and score > max(own + _BETTER_BY, own * _BETTER_TIMES):
+            return name, own, score, count
+    return None
 
 
 def _truth(info: dict) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ del loader, pipelines
 
 @MODELS.register_module(force=True)
 class KnowingRetinaNet(RetinaNet):
-    """Predicts the ground truth in the order of classes that its weights hold."""
+    """Predicts the ground truth in the order of classes that its weights hold, of images that are normalised."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
@@ -61,8 +61,12 @@ class KnowingRetinaNet(RetinaNet):
         for sample in samples:
             truth = sample.gt_instances
             boxes = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
+            boxes = boxes if inputs.abs().mean() < 5 else boxes[:0]
+            labels = self.order[truth.labels[: len(boxes)]]
             sample.pred_instances = InstanceData(
-                bboxes=boxes.clone(), labels=self.order[truth.labels], scores=torch.full((len(boxes),), 0.9)
+                bboxes=boxes.clone(),
+                labels=labels,
+                scores=torch.full((len(boxes),), 0.9),
             )
         return samples
 
@@ -189,6 +193,18 @@ def test_weights_that_are_not_the_teachers(check: Check, job: Path) -> None:
     assert 'FAIL     model: ValueError: teacher.checkpoint=' in output and 'other shape' in output
     code, output = check(**{'model.teacher.checkpoint': other, 'model.teacher.strict': False})
     assert any(line.startswith('warning') and 'does not match' in line for line in output.splitlines())
+
+
+def test_a_teacher_that_is_shown_images_as_it_never_saw_them(check: Check, job: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / 'wrong.py'
+    wrong.write_text(
+        f'_base_ = {str(job / "teacher.py")!r}\nmodel = dict(data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 1]))\n'
+    )
+    code, output = check(**{'model.teacher.config': wrong})
+    (line,) = (line for line in lines(output, 'model.teacher.checkpoint') if not line.startswith('ok'))
+    assert code == 1 and line.startswith('FAIL')
+    assert 'normalised by the mean and std of ImageNet, RGB, 1.000 instead of 0.000 on 4 of them' in line
+    assert "teacher.config's data_preprocessor is not what it was trained with" in line
 
 
 def test_other_classes(check: Check, tmp_path: Path) -> None:
