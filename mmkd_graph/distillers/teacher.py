@@ -278,10 +278,10 @@ class FrozenTeacher:
     def __init__(self, config: Any, checkpoint: str | None = None, tap: str | None = None, strict: bool = True) -> None:
         if isinstance(config, str):
             config = read_config(config, 'teacher.config')
-        self.dataset = (config.get('train_dataloader') or {}).get('dataset')
         self.loaded: Loaded | None = None
         with preserved_rng():
             self.model: nn.Module = build_detector(config, 'teacher.config')
+        self.dataset = (config.get('train_dataloader') or {}).get('dataset')
         if checkpoint:
             self.loaded = load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
         elif strict:
