@@ -129,7 +129,7 @@ def test_student_is_the_plain_detector(path):
 @pytest.mark.parametrize(
     'path',
     [
-        'configs/crg/retinanet_r18-w16_fpn-64_crg-w64_1k_bccd.py',
+        'configs/crg/retinanet_r18-w8_fpn-64_crg-w32_bccd.py',
         'configs/crg/retinanet_r50_fpn_crg-mask-rcnn-swin-s_1x_coco.py',
         'configs/crg/faster-rcnn_r50_fpn_crg-r101_1x_voc0712.py',
         'configs/crg/gfl_r50_fpn_crg-r101_1x_coco.py',
@@ -172,7 +172,7 @@ def blood_cells(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
 def test_bccd_loads_its_split_and_survives_boxes_without_area(blood_cells, split):
-    config = read('configs/bccd/retinanet_r18-w16_fpn-64_1k_bccd.py')
+    config = read('configs/bccd/retinanet_r18-w8_fpn-64_bccd.py')
     loader = config[f'{split}_dataloader']
     assert loader.dataset.ann_file == f'ImageSets/Main/{split}.txt'
     dataset = DATASETS.build(ConfigDict({**loader.dataset, 'data_root': str(blood_cells)}))

@@ -1,0 +1,17 @@
+# The teacher: the student's detector on a ResNet-18 of four times its width, a deeper head, trained three times as long.
+# Leaves work_dirs/retinanet_r18-w32_fpn-64_bccd/iter_1500.pth
+# Run: python tools/train.py configs/bccd/retinanet_r18-w32_fpn-64_bccd.py
+_base_ = './retinanet_r18-w8_fpn-64_bccd.py'
+
+model = dict(
+    backbone=dict(base_channels=32),
+    neck=dict(in_channels=[64, 128, 256]),
+    bbox_head=dict(stacked_convs=2),
+)
+
+max_iters = 1500
+train_cfg = dict(max_iters=max_iters)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=False, begin=50, end=max_iters),
+]

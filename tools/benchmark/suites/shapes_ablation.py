@@ -1,0 +1,22 @@
+# Parts and settings of the channel graphs, each of them alone or left out; all pull as hard as the task at the start.
+teacher = 'configs/demo/retinanet_teacher_shapes.py'
+student = 'configs/demo/retinanet_student_shapes.py'
+changes = dict(
+    crg=dict(),
+    vertices=dict(edge_weight=0, spectral_weight=0),
+    edges=dict(vertex_weight=0, spectral_weight=0),
+    spectrum=dict(vertex_weight=0, edge_weight=0),
+    no_vertices=dict(vertex_weight=0),
+    no_edges=dict(edge_weight=0),
+    no_spectrum=dict(spectral_weight=0),
+    no_attention=dict(spatial_attention=False, channel_attention=False, relational_attention=False),
+    projection=dict(distance='projection'),
+    k4=dict(k=4),
+    k8=dict(k=8),
+    graph_of_the_batch=dict(graph='batch'),
+)
+weight = dict(type='mmkd_graph.GradientRatio', ratio=1.0)
+methods = {
+    name: dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=weight, **change) for name, change in changes.items()
+}
+del changes, weight
