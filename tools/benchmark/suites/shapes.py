@@ -16,4 +16,6 @@ methods = dict(
 for loss in methods.values():
     loss['loss_weight'] = dict(type='mmkd_graph.GradientRatio', ratio=1.0)
 del loss
+# Its own network has to have learned something before the student's term says anything.
+methods['mhgd']['loss_weight']['iterations'] = 150
 tune = dict(key='loss_weight.ratio', values=[0.3, 1.0, 3.0])
