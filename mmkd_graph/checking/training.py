@@ -16,6 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, autocast
 from torch.nn.parallel import DistributedDataParallel
 
+from mmkd_graph.datasets.annotations import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
 
 from .accuracy import check_accuracy
@@ -97,7 +98,8 @@ def _loader(cfg: Config, key: str) -> tuple[Any, list[Finding]]:
     if not cfg.get(key):
         return None, []
     try:
-        return Runner.build_dataloader(cfg[key]), []
+        with no_garbage_collection():
+            return Runner.build_dataloader(cfg[key]), []
     except Exception as error:  # data sets of any kind
         return None, [Finding(FAIL, key, one_line(error), 'correct the data or the config')]
 
