@@ -50,8 +50,6 @@ make_venv() {
     if [[ -x $py ]] && "$py" -m pip --version >/dev/null 2>&1; then
         [[ -z $PYTHON_GIVEN || $(minor "$PYTHON") == "$(minor "$py")" ]] ||
             fail "$VENV has Python $(minor "$py"), $PYTHON is $(minor "$PYTHON"): make distclean first, or name another VENV"
-        ! compgen -G "$VENV/lib/python*/site-packages/$other-*.dist-info" >/dev/null ||
-            fail "$VENV has the other stack ($other), which has modules of the same names: name another VENV"
         return
     fi
     [[ -f $VENV/pyvenv.cfg || -z $(ls -A "$VENV" 2>/dev/null) ]] ||
@@ -146,6 +144,8 @@ print("cp%d%d-torch%s-%s" % (*sys.version_info[:2], torch.__version__, "cuda" if
 }
 
 trap 'exit 130' INT TERM
+! compgen -G "$VENV/lib/python*/site-packages/$other-*.dist-info" >/dev/null ||
+    fail "$VENV has the other stack ($other), which has modules of the same names: name another VENV"
 rm -f "$VENV"/.mmkd_graph-*
 [[ -x $py && -z $PYTHON_GIVEN ]] || check_python
 if ! { [[ -x $py ]] && has_mmcv; }; then
