@@ -3,30 +3,38 @@ SHELL := bash
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
-VENV   ?= .venv
+STACK  := onedl
+VENV   ?= .venv$(variant)
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mmkd_graph/wheels
 PYTEST_ARGS ?=
+
+# Each stack has a lock file and an environment of its own.
+variant := $(filter-out -onedl,-$(STACK))
+LOCK    := requirements/lock$(variant).txt
+$(if $(wildcard $(LOCK)),,$(error STACK=$(STACK): accepted are onedl and upstream))
 
 # What was asked for by name; a default gives way to what the environment already has.
 given = $(if $(filter file default undefined,$(origin $1)),,$($1))
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 KEY   := $(shell { echo '$(call given,PYTHON) $(call given,TORCH)'; \
-                   cat requirements/lock.txt requirements/runtime.txt setup.py tools/install.sh; } | cksum | cut -d' ' -f1)
+                   cat $(LOCK) requirements/runtime.txt setup.py tools/install.sh; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/.mmkd_graph-$(KEY)
 
-.PHONY: help install test test-slurm lint demo clean distclean
+.PHONY: help install test test-upstream test-slurm lint demo clean distclean
 
 help:
-	@echo 'make demo       install, then teacher, student and distilled student on a generated set, compared in a table'
-	@echo 'make test       install, then the tests; PYTEST_ARGS="-k name -x" goes to pytest'
-	@echo 'make test-slurm install, and Slurm where it is missing (root or sudo), then the tests on a cluster of one node'
-	@echo 'make install    make $(VENV): torch, the pinned MMDetection stack (mmcv is built once), this package'
-	@echo 'make lint       ruff'
-	@echo 'make clean      remove caches and build outputs; data/, work_dirs/ and $(VENV) stay'
-	@echo 'make distclean  clean, and remove $(VENV) and work_dirs/demo'
+	@echo 'make demo          install, then teacher, student and distilled student on a generated set, compared in a table'
+	@echo 'make test          install, then the tests; PYTEST_ARGS="-k name -x" goes to pytest'
+	@echo 'make test-upstream make test STACK=upstream'
+	@echo 'make test-slurm    install, and Slurm where it is missing (root or sudo), then the tests on a cluster of one node'
+	@echo 'make install       make $(VENV): torch, the pinned MMDetection stack (mmcv is built once), this package'
+	@echo 'make lint          ruff'
+	@echo 'make clean         remove caches and build outputs; data/, work_dirs/ and $(VENV) stay'
+	@echo 'make distclean     clean, and remove $(VENV), .venv-upstream and work_dirs/demo'
 	@echo
 	@echo 'PYTHON=$(PYTHON)  3.10, 3.11 or 3.12'
 	@echo 'TORCH=$(TORCH)  pip requirement; unless named, a torch that PYTHON can import already is used'
+	@echo 'STACK=$(STACK)  onedl, the maintained builds, or upstream, the last of OpenMMLab in .venv-upstream'
 	@echo 'VENV=$(VENV)'
 	@echo 'WHEELS=$(WHEELS)  where the built mmcv is kept'
 
@@ -35,11 +43,14 @@ install: $(READY)
 
 $(READY):
 	@PYTHON='$(PYTHON)' PYTHON_GIVEN='$(call given,PYTHON)' TORCH='$(TORCH)' TORCH_GIVEN='$(call given,TORCH)' \
-	    VENV='$(VENV)' WHEELS='$(WHEELS)' CORES='$(CORES)' tools/install.sh
+	    VENV='$(VENV)' LOCK='$(LOCK)' WHEELS='$(WHEELS)' CORES='$(CORES)' tools/install.sh
 	@touch '$@'
 
 test: $(READY)
 	@OMP_NUM_THREADS=$(CORES) '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . mmkd_graph tests $(PYTEST_ARGS)
+
+test-upstream:
+	@$(MAKE) --no-print-directory test STACK=upstream
 
 test-slurm: $(READY)
 	@tests/slurm/install.sh
@@ -57,4 +68,5 @@ clean:
 
 distclean: clean
 	rm -rf work_dirs/demo
-	@if [ -f '$(VENV)/pyvenv.cfg' ]; then echo 'rm -rf $(VENV)'; rm -rf '$(VENV)'; fi
+	@for venv in '$(VENV)' .venv-upstream; do \
+	    if [ -f "$$venv/pyvenv.cfg" ]; then echo "rm -rf $$venv"; rm -rf "$$venv"; fi; done

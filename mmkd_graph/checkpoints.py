@@ -21,7 +21,6 @@ from mmengine.utils import digit_version
 _FORCE, _FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _PARTIAL = '.{}.part'
 _CAN_ALLOW = digit_version(torch.__version__) >= digit_version('2.6.0')
-_MULTIARRAY = (np._core if hasattr(np, '_core') else np.core).multiarray
 
 
 # ---------------------------------------------------------------- reading
@@ -37,8 +36,8 @@ def _history_method(owner: type, name: str) -> Any:
 def _harmless() -> list[Any]:
     """Classes beside tensors and plain containers that mmengine's checkpoints are made of: logs and NumPy's numbers."""
     numpy = [
-        (getattr(_MULTIARRAY, name), f'numpy.{module}.multiarray.{name}')
-        for name in ('_reconstruct', 'scalar')
+        (maker, f'numpy.{module}.multiarray.{maker.__name__}')
+        for maker in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])  # _reconstruct, scalar
         for module in ('core', '_core')  # before NumPy 2 and since
     ]
     dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'uint32', 'float32', 'float64')}

@@ -15,12 +15,19 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 import mmkd_graph.distillers  # noqa: F401 - registers the distiller
+from mmkd_graph.checkpoints import allow_logs
 
 
 @pytest.fixture(autouse=True)
 def mmdet_scope() -> None:
     """Every test starts in mmdet's scope, as its runner would."""
     init_default_scope('mmdet')
+
+
+@pytest.fixture(autouse=True)
+def resumable() -> None:
+    """Runners that a test makes itself resume with upstream mmengine too, as those of ``tools/train.py`` do."""
+    allow_logs()
 
 
 def tiny_retinanet(base_channels: int = 8, fpn_channels: int = 16, num_classes: int = 3) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that `make` works in; run by `make install`, which sets the variables:
 #   PYTHON TORCH VENV WHEELS CORES   as `make help` describes them
+#   LOCK                             the lock file of the stack to install
 #   PYTHON_GIVEN TORCH_GIVEN         the same value if the user named it, else empty
 # Started again after an interruption, it goes on where it was.
 set -euo pipefail
@@ -10,9 +11,11 @@ say() { printf '==> %s\n' "$*"; }
 fail() { printf 'install: %s\n' "$@" >&2; exit 1; }
 
 py=$VENV/bin/python
-lock=requirements/lock.txt
 cpu_index=https://download.pytorch.org/whl/cpu
-mmcv=$(sed -n 's/^onedl-mmcv==//p' "$lock")
+pin=$(grep -E '^(onedl-)?mmcv==' "$LOCK")   # onedl-mmcv==2.3.6
+package=${pin%%==*} mmcv=${pin#*==}
+file=${package//-/_}-$mmcv                  # what its wheel's name begins with
+other=$([[ $package == mmcv ]] && echo onedl_mmcv || echo mmcv)
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_REQUIRE_VIRTUALENV=1
 
 has_torch() { "$1" -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)' 2>/dev/null; }
@@ -35,7 +38,7 @@ check_python() {
 # mmcv's operators are C++; said before anything is downloaded, unless a wheel is there already.
 check_compiler() {
     local python=$1 missing=()
-    ! compgen -G "$WHEELS/cp$(minor "$python" | tr -d .)-*/onedl_mmcv-$mmcv-*.whl" >/dev/null || return 0
+    ! compgen -G "$WHEELS/cp$(minor "$python" | tr -d .)-*/$file-*.whl" >/dev/null || return 0
     command -v "${CXX:-c++}" >/dev/null || missing+=("a C++ compiler (apt install g++)")
     "$python" -c 'import os, sysconfig; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
         missing+=("the Python headers (apt install python$(minor "$python")-dev)")
@@ -74,7 +77,7 @@ install_torch() {
         index=(--extra-index-url "$cpu_index")
     fi
     say "installing $TORCH"
-    pip install -c "$lock" ${index[@]+"${index[@]}"} "$TORCH"
+    pip install -c "$LOCK" ${index[@]+"${index[@]}"} "$TORCH"
 }
 
 # ninja's "[n/m]" lines in, one line now and then out
@@ -100,17 +103,17 @@ raise SystemExit(torch.cuda.is_available() and CUDA_HOME is None)' ||
     work=$(mktemp -d "$cache/.build-XXXXXX")
     # expanded now: `work` is gone when the script ends
     trap "rm -rf '$work'" EXIT
-    say "building mmcv $mmcv with $CORES jobs: about 10 minutes on two cores, once; the log is $cache/build.log"
+    say "building $package $mmcv with $CORES jobs: about 10 minutes on two cores, once; the log is $cache/$package.log"
     # not through pip's own cache, which does not know for which torch it keeps a wheel
     if ! CFLAGS=-g0 CXXFLAGS=-g0 MAX_JOBS=$CORES pip wheel -v --no-cache-dir --no-deps --no-build-isolation \
-            --no-binary onedl-mmcv --wheel-dir "$work" "onedl-mmcv==$mmcv" 2>&1 | tee "$cache/build.log" | progress; then
-        tail -n 30 "$cache/build.log" >&2
-        fail "building mmcv failed; all of the log is in $cache/build.log"
+            --no-binary "$package" --wheel-dir "$work" "$pin" 2>&1 | tee "$cache/$package.log" | progress; then
+        tail -n 30 "$cache/$package.log" >&2
+        fail "building mmcv failed; all of the log is in $cache/$package.log"
     fi
-    wheel=$(ls "$work"/onedl_mmcv-*.whl)
+    wheel=$(ls "$work/$file"-*.whl)
     # not into `grep -q`, which closes the pipe at the first match: with pipefail that counts as a failure
     names=$("$py" -m zipfile -l "$wheel")
-    [[ $names == *mmcv/_ext.* ]] || fail "mmcv was built without its operators; see $cache/build.log"
+    [[ $names == *mmcv/_ext.* ]] || fail "mmcv was built without its operators; see $cache/$package.log"
     mv "$wheel" "$cache/"
 }
 
@@ -128,10 +131,10 @@ print("cp%d%d-torch%s-%s" % (*sys.version_info[:2], torch.__version__, "cuda" if
         exec 9>"$cache/.lock"
         flock --nonblock 9 || { say "waiting for another build of mmcv"; flock 9; }
     fi
-    wheel=$(compgen -G "$cache/onedl_mmcv-$mmcv-*.whl" || true)
+    wheel=$(compgen -G "$cache/$file-*.whl" || true)
     if [[ -z $wheel ]]; then
         build_mmcv "$cache"
-        wheel=$(compgen -G "$cache/onedl_mmcv-$mmcv-*.whl")
+        wheel=$(compgen -G "$cache/$file-*.whl")
     fi
     exec 9>&-
     say "installing $wheel"
@@ -141,15 +144,17 @@ print("cp%d%d-torch%s-%s" % (*sys.version_info[:2], torch.__version__, "cuda" if
 }
 
 trap 'exit 130' INT TERM
+! compgen -G "$VENV/lib/python*/site-packages/$other-*.dist-info" >/dev/null ||
+    fail "$VENV has the other stack ($other), which has modules of the same names: name another VENV"
 rm -f "$VENV"/.mmkd_graph-*
 [[ -x $py && -z $PYTHON_GIVEN ]] || check_python
 if ! { [[ -x $py ]] && has_mmcv; }; then
     check_compiler "$([[ -x $py ]] && echo "$py" || echo "$PYTHON")"
 fi
 make_venv
-pip install --quiet --no-deps $(grep -E '^(setuptools|wheel)==' "$lock")
-say "installing the packages of $lock"
-pip install --quiet --no-deps --no-build-isolation -r <(grep -v '^onedl-mmcv==' "$lock")
+pip install --quiet --no-deps $(grep -E '^(setuptools|wheel)==' "$LOCK")
+say "installing the packages of $LOCK"
+pip install --quiet --no-deps --no-build-isolation -r <(grep -vxF "$pin" "$LOCK")
 install_torch
 install_mmcv
 pip install --quiet --no-deps --no-build-isolation --use-pep517 --editable .

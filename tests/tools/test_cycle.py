@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -50,9 +51,10 @@ del loader
 
 
 def call(script: Path, *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=240
-    )
+    # mmdet's own tools need this to read checkpoints with upstream mmengine and torch 2.6 or newer; ours do not
+    settings = {**os.environ, 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD': '1'} if script.is_relative_to(MMDET_TOOLS) else None
+    command = [sys.executable, str(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240, env=settings)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

@@ -34,7 +34,8 @@ def test_families_are_the_folders_that_hold_models(zoo):
 def test_models_of_a_family_come_smallest_backbone_first(zoo):
     models, unreadable = zoo.models_of('yolox')
     names = [Path(name).stem.split('_')[1] for name in models]
-    assert [name for name in names if name in ('nano', 'tiny', 's', 'm', 'l', 'x')] == ['nano', 'tiny', 's', 'l', 'x']
+    sizes = ['nano', 'tiny', 's', 'm', 'l', 'x']
+    assert [name for name in names if name in sizes] == sizes
     assert not unreadable
 
 
