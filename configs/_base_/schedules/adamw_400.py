@@ -1,8 +1,8 @@
-# 500 iterations from scratch: warm-up, cosine decay, averaged weights (a checkpoint's state_dict holds the
+# 400 iterations from scratch: warm-up, cosine decay, averaged weights (a checkpoint's state_dict holds the
 # averages).
 _base_ = 'mmdet::_base_/default_runtime.py'
 
-max_iters = 500
+max_iters = 400
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
