@@ -135,5 +135,6 @@ def test_offline_keeps_the_architecture_and_drops_what_is_loaded(zoo):
     assert small.test_cfg.rcnn.score_thr == 0
     assert small.backbone.depth == 50 and small.rpn_head == model.rpn_head
     assert model == kept, 'the config given was changed'
+    assert zoo.offline(dict(backbone=dict(pretrained=True)), 96).backbone.pretrained is False, 'timm takes a bool'
     queries = zoo.offline(zoo.read('queryinst/queryinst_r50_fpn_1x_coco.py'), 96)
     assert all(sys.modules['round_trip'].find(queries, 'clip_border')), 'no mask can be pasted outside the image'

@@ -95,7 +95,7 @@ def offline(model: Mapping, side: int) -> ConfigDict:
         out = {}
         for key, value in node.items():
             if key in ('pretrained', 'teacher_ckpt') or (key == 'init_cfg' and _is_pretrained(value)):
-                value = None
+                value = False if isinstance(value, bool) else None  # timm takes a bool
             elif key == 'teacher_config' and isinstance(value, str):
                 value = str(CONFIGS / value.removeprefix('configs/'))  # written for a checkout of mmdet
             elif key == 'type' and isinstance(value, str) and value.endswith('SyncBN'):
