@@ -132,7 +132,8 @@ def test_offline_keeps_the_architecture_and_drops_what_is_loaded(zoo):
     small = zoo.offline(model, 96)
     assert small.backbone.init_cfg is None and small.backbone.norm_cfg.type == 'BN'
     assert small.data_preprocessor.batch_augments[0].size == (96, 96)
-    assert small.test_cfg.rcnn.score_thr == 0
+    assert small.test_cfg.rcnn.score_thr == 0 and small.test_cfg.rpn.min_bbox_size == -1
+    assert small.train_cfg.rpn_proposal.min_bbox_size == 0
     assert small.backbone.depth == 50 and small.rpn_head == model.rpn_head
     assert model == kept, 'the config given was changed'
     assert zoo.offline(dict(backbone=dict(pretrained=True)), 96).backbone.pretrained is False, 'timm takes a bool'

@@ -81,8 +81,9 @@ def offline(model: Mapping, side: int) -> ConfigDict:
     """A model config that needs neither downloads nor a GPU and whose predictions are never empty.
 
     Pretrained weights are dropped, SyncBN becomes BN and torchvision's operators mmcv's, paddings and resizings of
-    whole batches go to ``side`` pixels, score thresholds are 0 and the numbers of proposals and predictions small.
-    Boxes are clipped to the image: on the CPU mmdet can not paste a mask outside it. The architecture stays what it is.
+    whole batches go to ``side`` pixels. Nothing but suppression drops predictions, and their number and that of
+    proposals is small. Boxes are clipped to the image: on the CPU mmdet can not paste a mask outside it. The
+    architecture stays what it is.
     """
     # Detectors that predict a set may take the number of predictions for that of their queries (QueryInst).
     sets = any(True for key in ('num_queries', 'num_proposals') for _ in find(model, key))
@@ -101,6 +102,10 @@ def offline(model: Mapping, side: int) -> ConfigDict:
             elif key == 'type' and isinstance(value, str) and value.endswith('SyncBN'):
                 value = 'BN'
             elif key in ('score_thr', 'filter_thr') and testing:
+                value = 0.0
+            elif key == 'min_bbox_size' and testing:
+                value = -1
+            elif key == 'mask_thr' and testing and 'filter_thr' in node:
                 value = 0.0
             elif key == 'max_per_img' and isinstance(value, int) and not sets:
                 value = min(value, _MOST_PREDICTIONS)
@@ -353,6 +358,8 @@ def _reloaded(
             if not same(mine.get(key), other.get(key)):
                 raise ValueError(f'{key} of the reloaded detector differs')
         found += len(mine.pred_instances) if 'pred_instances' in mine else 1
+    if not found:
+        raise ValueError('no predictions to compare')
     return Trip(model.strides, model.skipped_strides, found, losses)
 
 
