@@ -105,6 +105,8 @@ def offline(model: Mapping, side: int) -> ConfigDict:
                 value = 0.0
             elif key == 'min_bbox_size' and testing:
                 value = -1
+            elif key == 'distance_threshold' and testing:  # of paired corners
+                value = math.inf
             elif key == 'mask_thr' and testing and 'filter_thr' in node:
                 value = 0.0
             elif key == 'max_per_img' and isinstance(value, int) and not sets:
