@@ -47,6 +47,10 @@ _MOST_SAMPLES = 32
 """Proposals sampled per image in training."""
 
 
+_ONE_SIZE = ('YOLACTHead', 'PISASSDHead')
+"""Heads that stack what they have per image, and so train on images of one size."""
+
+
 class RoundTripError(Exception):
     """A stage that did not work.
 
@@ -165,7 +169,8 @@ def random_batch(model: Mapping, side: int, seed: int = 0) -> dict[str, list]:
     needs_masks = any(value for key in ('mask_head', 'loss_mask') for value in find(model, key))
     needs_proposals = 'roi_head' in model and not model.get('rpn_head')
     batch: dict[str, list] = dict(inputs=[], data_samples=[])
-    for index, (height, width) in enumerate(((side, side), (side, side * 3 // 4))):
+    narrow = side if any(name in _ONE_SIZE for name in find(model, 'type')) else side * 3 // 4
+    for index, (height, width) in enumerate(((side, side), (side, narrow))):
         count = 3 - index
         corner = rng.uniform(0, 0.5, (count, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(0.2, 0.5, (count, 2))], 1) * [width, height, width, height]
