@@ -128,17 +128,30 @@ def probe(detector: nn.Module, path: str, key: str) -> tuple[tuple[int, ...], tu
 
 
 def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[Any], int]:
-    """What ``module`` gives for the first probe image that the detector takes, and that image's side."""
-    device = next(detector.parameters()).device
+    """What ``module`` gives for the first probe image that the detector takes, and that image's side.
+
+    Detectors are built on the CPU; those with operators that only a GPU has (CARAFE) are taken there for the pass.
+    """
+    home = next(detector.parameters()).device
     failures = []
-    for side in PROBE_SIZES:
+    for device in _devices(home):
         try:
-            with recorded(module) as outputs:
-                detector.extract_feat(torch.zeros(1, 3, side, side, device=device))
-            return outputs, side
-        except Exception as error:  # any backbone may fail in any way
-            failures.append(error)
+            detector.to(device)
+            for side in PROBE_SIZES:
+                try:
+                    with recorded(module) as outputs:
+                        detector.extract_feat(torch.zeros(1, 3, side, side, device=device))
+                    return outputs, side
+                except Exception as error:  # any backbone may fail in any way
+                    failures.append(error)
+        finally:
+            detector.to(home)
     raise ValueError(
         f'{key}: {type(detector).__name__}.extract_feat fails on images of {" and ".join(map(str, PROBE_SIZES))} '
         f'pixels: {type(failures[0]).__name__}: {failures[0]}; accepted: detectors that take one of them'
     ) from failures[0]
+
+
+def _devices(home: torch.device) -> list[torch.device]:
+    """Where a detector may run."""
+    return [home, torch.device('cuda')] if home.type == 'cpu' and torch.cuda.is_available() else [home]

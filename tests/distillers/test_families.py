@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_retinanet
+from mmcv.ops import MaskedConv2d
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.distillers import GraphDistiller, taps
 from mmkd_graph.distillers.taps import probe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools/benchmark'))
@@ -57,6 +58,11 @@ def smaller(config: str) -> ConfigDict:
     """The model of a config with narrow ResNets, few transformer layers and small heads."""
     model = Config.fromfile(round_trip.CONFIGS / config).model
     _shrink(model)
+    if model.get('roi_head', {}).get('num_stages', 0) > 3:  # of as many refinements two will do
+        model.roi_head.num_stages = 2
+        for key in ('stage_loss_weights', 'bbox_head', 'mask_head'):
+            model.roi_head[key] = model.roi_head[key][:2]
+        model.train_cfg.rcnn = model.train_cfg.rcnn[:2]
     if model.backbone.type == 'ResNet':
         model.backbone.update(base_channels=WIDTH, stem_channels=WIDTH)
         for part in (model.get('neck'), model.get('panoptic_head')):
@@ -75,6 +81,8 @@ def _shrink(node: Any) -> None:
                 node[key] = min(value, SMALLER[key])
             elif key == 'num_layers' and value in (6, 9):
                 node[key] = 1
+            elif key == 'dynamic_conv_cfg':
+                value.feat_channels = WIDTH
             elif key == 'num_grids':
                 node[key] = [n // 4 for n in value]
             _shrink(value)
@@ -122,6 +130,22 @@ class HungryNeck(FPN):
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         raise RuntimeError('kernel size can not be greater than input size')
+
+
+@MMDET_MODELS.register_module()
+class MovedNeck(FPN):
+    """Runs only on the second device that it is moved to."""
+
+    moves = 0
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> MovedNeck:
+        self.moves += 1
+        return super()._apply(fn, recurse)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if self.moves != 3:  # to the first device, back, to the second
+            raise RuntimeError('implementation for device cpu not found')
+        return super().forward(inputs)
 
 
 def with_neck(name: str) -> dict[str, Any]:
@@ -182,6 +206,46 @@ def test_probing_goes_on_with_a_larger_image():
     strides, channels = probe(MMDET_MODELS.build(student), 'neck', 'taps.student')
     assert strides[:4] == (8, 16, 32, 64)
     assert channels == (512, 1024, 512, 256, 256, 256)
+
+
+def test_probing_goes_on_where_there_is_a_gpu(monkeypatch):
+    """CARAFE has no operator for the CPU, where models are built."""
+    monkeypatch.setattr(taps, '_devices', lambda home: [home, home])
+    detector = MMDET_MODELS.build(with_neck('MovedNeck'))
+    strides, _ = probe(detector, 'neck', 'taps.student')
+    assert strides == probe(MMDET_MODELS.build(tiny_retinanet()), 'neck', 'taps.student')[0]
+    assert detector.neck.moves == 4, 'the detector was not taken back'
+
+
+def test_normalisation_of_an_untrained_teacher_comes_from_the_batch():
+    student = ConfigDict(tiny_retinanet())
+    model = GraphDistiller(student, dict(config=student, strict=False), dict(crg=round_trip.CRG))
+    norm = model.teacher.model.backbone.bn1
+    assert not norm.running_mean.any()
+    round_trip._settle(model, round_trip.random_batch(student, SIDE))
+    assert norm.running_mean.all() and not norm.training and not norm.weight.requires_grad
+
+
+def test_masked_convolutions_are_those_of_the_kept_cells():
+    conv = MaskedConv2d(3, 4, 3, padding=1)
+    x, mask = torch.randn(1, 3, 5, 6), torch.rand(1, 5, 6) > 0.5
+    expected = torch.where(mask, torch.nn.functional.conv2d(x, conv.weight, conv.bias, padding=1), torch.zeros(()))
+    assert 0 < mask.sum() < mask.numel()
+    torch.testing.assert_close(round_trip._convolve_masked(conv, x, mask), expected)
+    assert round_trip._convolve_masked(conv, x).ne(0).all()
+
+
+def test_too_little_memory_is_told_from_a_detector_that_fails():
+    def full():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    def broken():
+        raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+
+    with pytest.raises(MemoryError):
+        round_trip._stage('train', full)
+    with pytest.raises(round_trip.RoundTripError, match='train: RuntimeError: mat1 and mat2'):
+        round_trip._stage('train', broken)
 
 
 def test_backbones_with_several_maps_per_image_compare_each_with_the_teachers(batch):

@@ -34,8 +34,9 @@ def test_families_are_the_folders_that_hold_models(zoo):
 def test_models_of_a_family_come_smallest_backbone_first(zoo):
     models, unreadable = zoo.models_of('yolox')
     names = [Path(name).stem.split('_')[1] for name in models]
-    sizes = ['nano', 'tiny', 's', 'm', 'l', 'x']
-    assert [name for name in names if name in sizes] == sizes
+    sizes = ('nano', 'tiny', 's', 'm', 'l', 'x')
+    assert [name for name in names if name in sizes] == [size for size in sizes if size in names]
+    assert {'nano', 'tiny', 's', 'l', 'x'} <= set(names)
     assert not unreadable
 
 
@@ -70,6 +71,28 @@ def test_what_is_finished_is_kept_and_done_again_only_when_asked(zoo, tmp_path, 
     with pytest.raises(SystemExit):
         zoo.main(['--families', 'yolocks', *out], run)
     assert 'yolocks' in capsys.readouterr().err
+
+
+def test_a_family_goes_on_to_other_parts_where_a_config_is_refused(zoo, monkeypatch):
+    models = {'f/a.py': dict(type='Tracker'), 'f/b.py': dict(type='Detector'), 'f/c.py': dict(type='Detector')}
+    states = {'f/a.py': 'refused', 'f/b.py': 'ok'}
+    monkeypatch.setattr(zoo, 'models_of', lambda family: (models, {}))
+
+    def tried(family, student, _models):
+        return zoo.Outcome(family, student, state=states[student], reason='no extract_feat' * (student == 'f/a.py'))
+
+    monkeypatch.setattr(zoo, 'try_student', tried)
+    found = zoo.try_family('f')
+    assert (found.student, found.state, found.reason) == ('f/b.py', 'ok', 'a refused: no extract_feat')
+    states['f/b.py'] = 'mmdet'
+    assert zoo.try_family('f').student == 'f/a.py', 'where none works, the first says why'
+
+
+def test_the_table_names_the_packages_that_were_there(zoo):
+    text = zoo.table([zoo.Outcome('gfl', 'gfl/a.py', 'gfl/b.py', 'mmdet', 'a | b')], 'family')
+    assert '| gfl | a | b | fails without distillation too: a \\| b |  |  |' in text
+    assert '1: 1 fails without distillation too.' in text
+    assert f'torch {torch.__version__}' in text.splitlines()[-1]
 
 
 def test_a_process_that_takes_too_long_is_ended(zoo, tmp_path):
@@ -109,6 +132,10 @@ def test_offline_keeps_the_architecture_and_drops_what_is_loaded(zoo):
     small = zoo.offline(model, 96)
     assert small.backbone.init_cfg is None and small.backbone.norm_cfg.type == 'BN'
     assert small.data_preprocessor.batch_augments[0].size == (96, 96)
-    assert small.test_cfg.rcnn.score_thr == 0
+    assert small.test_cfg.rcnn.score_thr == 0 and small.test_cfg.rpn.min_bbox_size == -1
+    assert small.train_cfg.rpn_proposal.min_bbox_size == 0
     assert small.backbone.depth == 50 and small.rpn_head == model.rpn_head
     assert model == kept, 'the config given was changed'
+    assert zoo.offline(dict(backbone=dict(pretrained=True)), 96).backbone.pretrained is False, 'timm takes a bool'
+    queries = zoo.offline(zoo.read('queryinst/queryinst_r50_fpn_1x_coco.py'), 96)
+    assert all(sys.modules['round_trip'].find(queries, 'clip_border')), 'no mask can be pasted outside the image'

@@ -6,6 +6,7 @@ Random weights, a small random batch of every kind of annotation a detector may 
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import math
 import traceback
@@ -17,6 +18,7 @@ from typing import Any
 import mmdet
 import numpy as np
 import torch
+from mmcv.ops import MaskedConv2d
 from mmdet.models.dense_heads import SSDHead
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import DetDataSample
@@ -27,6 +29,7 @@ from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmkd_graph.distillers  # noqa: F401 - registers the distiller
 
@@ -44,11 +47,15 @@ _MOST_SAMPLES = 32
 """Proposals sampled per image in training."""
 
 
+_ONE_SIZE = ('YOLACTHead', 'PISASSDHead')
+"""Heads that stack what they have per image, and so train on images of one size."""
+
+
 class RoundTripError(Exception):
     """A stage that did not work.
 
     Attributes:
-        stage: ``'build'``, ``'train'``, ``'predict'`` or ``'reload'``.
+        stage: ``'build'``, ``'teacher'``, ``'train'``, ``'predict'`` or ``'reload'``.
         reason: the message of what went wrong.
     """
 
@@ -77,8 +84,10 @@ class Trip:
 def offline(model: Mapping, side: int) -> ConfigDict:
     """A model config that needs neither downloads nor a GPU and whose predictions are never empty.
 
-    Pretrained weights are dropped, SyncBN becomes BN, paddings and resizings of whole batches go to ``side`` pixels,
-    score thresholds are 0 and the numbers of proposals and predictions small. The architecture stays what it is.
+    Pretrained weights are dropped, SyncBN becomes BN and torchvision's operators mmcv's, paddings and resizings of
+    whole batches go to ``side`` pixels. Nothing but suppression drops predictions, and their number and that of
+    proposals is small. Boxes are clipped to the image: on the CPU mmdet can not paste a mask outside it. The
+    architecture stays what it is.
     """
     # Detectors that predict a set may take the number of predictions for that of their queries (QueryInst).
     sets = any(True for key in ('num_queries', 'num_proposals') for _ in find(model, key))
@@ -91,17 +100,27 @@ def offline(model: Mapping, side: int) -> ConfigDict:
         out = {}
         for key, value in node.items():
             if key in ('pretrained', 'teacher_ckpt') or (key == 'init_cfg' and _is_pretrained(value)):
-                value = None
+                value = False if isinstance(value, bool) else None  # timm takes a bool
             elif key == 'teacher_config' and isinstance(value, str):
                 value = str(CONFIGS / value.removeprefix('configs/'))  # written for a checkout of mmdet
             elif key == 'type' and isinstance(value, str) and value.endswith('SyncBN'):
                 value = 'BN'
             elif key in ('score_thr', 'filter_thr') and testing:
                 value = 0.0
+            elif key == 'min_bbox_size' and testing:
+                value = -1
+            elif key == 'distance_threshold' and testing:  # of paired corners
+                value = math.inf
+            elif key == 'mask_thr' and testing and 'filter_thr' in node:
+                value = 0.0
             elif key == 'max_per_img' and isinstance(value, int) and not sets:
                 value = min(value, _MOST_PREDICTIONS)
             elif key == 'nms_pre' and isinstance(value, int) and testing:
                 value = min(value, _MOST_CANDIDATES)
+            elif key == 'clip_border':
+                value = True
+            elif key == 'use_torchvision':
+                value = False
             elif key == 'num' and 'pos_fraction' in node:
                 value = min(value, _MOST_SAMPLES)
             else:
@@ -150,7 +169,8 @@ def random_batch(model: Mapping, side: int, seed: int = 0) -> dict[str, list]:
     needs_masks = any(value for key in ('mask_head', 'loss_mask') for value in find(model, key))
     needs_proposals = 'roi_head' in model and not model.get('rpn_head')
     batch: dict[str, list] = dict(inputs=[], data_samples=[])
-    for index, (height, width) in enumerate(((side, side), (side, side * 3 // 4))):
+    narrow = side if any(name in _ONE_SIZE for name in find(model, 'type')) else side * 3 // 4
+    for index, (height, width) in enumerate(((side, side), (side, narrow))):
         count = 3 - index
         corner = rng.uniform(0, 0.5, (count, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(0.2, 0.5, (count, 2))], 1) * [width, height, width, height]
@@ -200,6 +220,7 @@ def round_trip(student: Mapping, teacher: Mapping, side: int = 128, **distiller:
 
     Raises:
         RoundTripError: naming the stage that did not work, and why.
+        MemoryError: if there is too little memory.
     """
     student, teacher = offline(student, side), offline(teacher, side)
     batch = random_batch(student, side)
@@ -211,7 +232,7 @@ def round_trip(student: Mapping, teacher: Mapping, side: int = 128, **distiller:
     )
     torch.manual_seed(0)
     model = _stage('build', lambda: _built(config))
-    _stage('build', model.teacher.model.init_weights)  # untrained: some modules leave memory as they found it
+    _stage('teacher', lambda: _settle(model, batch))
     losses = _stage('train', lambda: _step(model, batch))
     ours = _stage('predict', lambda: _predict(model, batch))
     return _stage('reload', lambda: _reloaded(model, student, batch, ours, losses))
@@ -234,9 +255,9 @@ def plain_failure(student: Mapping, side: int) -> str | None:
 def _stage(name: str, run: Callable[[], Any]) -> Any:
     try:
         return run()
-    except MemoryError:
-        raise
     except Exception as error:  # any detector may fail in any way; that is what is being found out
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
         reason = ' '.join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line or ''
         if not isinstance(error, (ValueError, ArithmeticError)):
             reason = f'{type(error).__name__}: {reason}'
@@ -250,11 +271,43 @@ def _built(config: Mapping) -> nn.Module:
 
 
 def _mended(model: nn.Module) -> nn.Module:
-    """SSD can not predict in mmdet 3.2 and later: its head lacks an attribute (open-mmlab/mmdetection#11063)."""
+    """What can not predict here can.
+
+    SSD: its head lacks an attribute in mmdet 3.2 and later (open-mmlab/mmdetection#11063). Guided anchors: mmcv
+    convolves the cells of a mask on GPUs only.
+    """
     for module in model.modules():
         if isinstance(module, SSDHead) and not hasattr(module, 'loss_cls'):
             module.loss_cls = None
+        if isinstance(module, MaskedConv2d):
+            module.forward = functools.partial(_convolve_masked, module)
     return model
+
+
+def _convolve_masked(conv: MaskedConv2d, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    y = nn.Conv2d.forward(conv, x)
+    return y if mask is None else y * mask
+
+
+def _settle(model: nn.Module, batch: dict[str, list]) -> None:
+    """Initialise the teacher, and its normalisation from the batch: nothing was loaded that would have done so.
+
+    Some modules leave memory as they found it, and where batch normalisation has seen no data the activations of a deep
+    network may leave float32 (DetectoRS).
+    """
+    teacher = model.teacher.model
+    teacher.init_weights()
+    norms = [module for module in teacher.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    data = model.data_preprocessor(copy.deepcopy(batch), False)
+    inputs = model.teacher_inputs(data['inputs'], data['data_samples'])
+    model.teacher(inputs)
+    for norm in norms:
+        norm.eval()
+    if not all(x.isfinite().all() for x in model.teacher(inputs)):
+        raise ArithmeticError('features are not finite')
 
 
 def _step(model: nn.Module, batch: dict[str, list]) -> dict[str, float]:
@@ -276,10 +329,12 @@ def _step(model: nn.Module, batch: dict[str, list]) -> dict[str, float]:
 
 
 def _predict(model: nn.Module, batch: dict[str, list]) -> list[DetDataSample]:
+    """One image at a time, as mmdet's configs test: some heads take no more (guided anchors)."""
     model.eval()
     torch.manual_seed(0)
+    images = zip(*copy.deepcopy(batch).values(), strict=True)
     with torch.no_grad():
-        return model.test_step(copy.deepcopy(batch))
+        return [model.test_step(dict(inputs=[image], data_samples=[sample]))[0] for image, sample in images]
 
 
 def _reloaded(
@@ -310,6 +365,8 @@ def _reloaded(
             if not same(mine.get(key), other.get(key)):
                 raise ValueError(f'{key} of the reloaded detector differs')
         found += len(mine.pred_instances) if 'pred_instances' in mine else 1
+    if not found:
+        raise ValueError('no predictions to compare')
     return Trip(model.strides, model.skipped_strides, found, losses)
 
 

@@ -27,6 +27,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -46,7 +48,13 @@ SIDES = (128, 320, 512)
 """Sides of the images in pixels; a larger one is tried where a detector, plain or not, does not take the smaller."""
 
 MOST_STUDENTS = 3
-"""How many configs of a family are tried, as long as they fail without distillation too."""
+"""How many configs of a family are tried, as long as they are refused or fail without distillation too."""
+
+PACKAGES = (
+    *('torch', 'mmengine', 'mmcv', 'mmdet', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'),
+    *('mmpretrain', 'onedl-mmpretrain', 'timm', 'torchvision', 'scikit-learn', 'transformers', 'fairscale', 'lap'),
+)
+"""The stacks, and packages without which some families can not be built or trained."""
 
 STATES = {
     'ok': 'works',
@@ -196,7 +204,7 @@ def read(name: str) -> ConfigDict:
 
 
 def try_family(family: str) -> Outcome:
-    """The smallest config of a family as student; where that fails without distillation too, one of other parts."""
+    """The smallest config of a family as student; where that is not one that mmdet trains here, one of other parts."""
     models, unreadable = models_of(family)
     if not models:
         if not unreadable:
@@ -206,10 +214,10 @@ def try_family(family: str) -> Outcome:
     outcomes = []
     for student in different(models):
         outcomes.append(try_student(family, student, models))
-        if outcomes[-1].state not in ('absent', 'mmdet'):
+        if outcomes[-1].state in ('ok', 'failed'):
             break
     *others, outcome = outcomes
-    if outcome.state in ('absent', 'mmdet'):
+    if outcome.state not in ('ok', 'failed'):
         return outcomes[0]
     reasons = [outcome.reason] if outcome.reason else []
     reasons += [f'{_stem(other.student, family)} {STATES[other.state]}: {other.reason}' for other in others]
@@ -282,14 +290,20 @@ def work(task: str | Pair, memory: int, log: Path, answer: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     os.environ.update(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
     init_default_scope('mmdet')
-    answer.send(try_family(task) if isinstance(task, str) else try_pair(task))
+    MMLogger.get_instance('mmengine').setLevel('WARNING')  # every weight that is initialised is a line of INFO
+    try:
+        answer.send(try_family(task) if isinstance(task, str) else try_pair(task))
+    except MemoryError:
+        traceback.print_exc()
+        name = task if isinstance(task, str) else task.name
+        answer.send(Outcome(name, reason=f'needs more than {memory / 2**30:g} GiB of memory (--memory)'))
 
 
 def limited(task: str | Pair, seconds: float, memory: int, folder: Path) -> Outcome:
     """The outcome of a task in a process of its own."""
     name = task if isinstance(task, str) else task.name
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['mmdet.models', 'mmkd_graph.distillers'])
+    context.set_forkserver_preload(['mmdet.models', 'mmdet.engine', 'torch._dynamo', 'mmkd_graph.distillers'])
     ours, theirs = context.Pipe(duplex=False)
     log = folder / f'{name.replace(" ", "-").replace(",", "")}.log'
     process = context.Process(target=work, args=(task, memory, log, theirs))
@@ -319,8 +333,8 @@ def finished(path: Path) -> dict[str, Outcome]:
 def table(outcomes: list[Outcome], what: str) -> str:
     """The outcomes in markdown."""
     lines = [
-        f'| {what} | student | teacher | | strides paired | skipped | predictions compared | image side | s |',
-        '|---|---|---|---|---|---|---:|---:|---:|',
+        f'| {what} | student | teacher | | strides paired | predictions compared |',
+        '|---|---|---|---|---|---:|',
     ]
     for row in outcomes:
         says = STATES[row.state] + (f': {row.reason}' if row.reason else '')
@@ -330,15 +344,24 @@ def table(outcomes: list[Outcome], what: str) -> str:
             _stem(row.teacher, row.family),
             says.replace('|', '\\|'),
             ' '.join(map(str, row.strides)),
-            ' '.join(map(str, row.skipped)),
             str(row.predictions) if row.state == 'ok' else '',
-            str(row.side or ''),
-            f'{row.seconds:.0f}',
         ]
         lines.append(f'| {" | ".join(cells)} |')
     counts = {state: sum(row.state == state for row in outcomes) for state in STATES}
     lines += ['', f'{len(outcomes)}: ' + ', '.join(f'{n} {STATES[state]}' for state, n in counts.items() if n) + '.']
+    lines += ['', f'Packages: {", ".join(packages())}.']
     return '\n'.join(lines) + '\n'
+
+
+def packages() -> list[str]:
+    """Names and versions of the installed packages that say which families can run."""
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f'{name} {version(name)}')
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _stem(name: str, family: str) -> str:
@@ -351,7 +374,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--pairs', action='store_true', help='pairs of different families instead')
     parser.add_argument('--again', action='store_true', help='also what is finished')
     parser.add_argument('--seconds', type=float, default=300, help='limit for each')
-    parser.add_argument('--memory', type=float, default=6, help='limit for each, in GiB')
+    parser.add_argument('--memory', type=float, default=10, help='limit for each, in GiB')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/zoo'), help='folder')
     args = parser.parse_args(argv)
     unknown = sorted(set(args.families or ()) - set(families()))
