@@ -1,4 +1,4 @@
-# The teacher: the student's detector on a ResNet-18 of four times its width, a deeper head, trained almost four times as long.
+# The teacher: the student's detector on a ResNet-18 of four times its width, with a deeper head and more iterations.
 # Leaves work_dirs/retinanet_r18-w32_fpn-64_bccd/iter_1500.pth
 # Run: python tools/train.py configs/bccd/retinanet_r18-w32_fpn-64_bccd.py
 _base_ = './retinanet_r18-w8_fpn-64_bccd.py'
