@@ -147,6 +147,7 @@ class SafeCheckpointHook(CheckpointHook):
                 f'{", ".join(broken[:3])}{more}. The losses were finite, so their gradients were not; '
                 'the checkpoint before is still there'
             )
+        checkpoint['meta']['processes'] = get_world_size()
         if any(self._buffers):
             checkpoint['buffers_of_ranks'] = self._buffers
         if _is_accumulating(runner):
@@ -157,14 +158,16 @@ class SafeCheckpointHook(CheckpointHook):
         """Put this rank's buffers back, and gradients that wait for their step, if this is a resumed run."""
         if not runner._resume:  # as EMAHook asks
             return
+        now = get_world_size()
+        before = checkpoint.get('meta', {}).get('processes', now)
         others = checkpoint.get('buffers_of_ranks')
-        if others and len(others) == get_world_size():
-            checkpoint['state_dict'].update(others[get_rank()])
-        elif others:
+        if now != before:
             runner.logger.warning(
-                f'{get_world_size()} processes resume a run of {len(others)}: all start with the running statistics of '
-                'the first, and the order of the data is another'
+                f'{now} processes resume a run of {before}: the batches are others, and of another size together; all '
+                'processes start with the running statistics of the first'
             )
+        elif others:
+            checkpoint['state_dict'].update(others[get_rank()])
         parameters = dict(_unwrap(runner).named_parameters())
         for name, gradient in checkpoint.get('gradients', {}).items():
             parameters[name].grad = gradient.to(parameters[name])

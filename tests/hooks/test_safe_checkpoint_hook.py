@@ -112,3 +112,19 @@ def test_weights_to_start_from_bring_no_gradients() -> None:
     runner._resume = True
     SafeCheckpointHook().after_load_checkpoint(runner, checkpoint)
     assert torch.equal(runner.model.weight.grad, torch.ones(2))
+
+
+def test_another_number_of_processes_is_told(tmp_path: Path) -> None:
+    """Also where no rank had buffers of its own; a checkpoint of mmengine's says nothing and is taken as it is."""
+    run(tmp_path, SafeCheckpointHook)
+    checkpoint = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
+    told: list[str] = []
+    runner = SimpleNamespace(_resume=True, model=Toy(), logger=SimpleNamespace(warning=told.append))
+    SafeCheckpointHook().after_load_checkpoint(runner, checkpoint)
+    assert told == []
+    checkpoint['meta']['processes'] = 4
+    SafeCheckpointHook().after_load_checkpoint(runner, checkpoint)
+    assert len(told) == 1 and told[0].startswith('1 processes resume a run of 4: the batches are others')
+    del checkpoint['meta']['processes']
+    SafeCheckpointHook().after_load_checkpoint(runner, checkpoint)
+    assert len(told) == 1
