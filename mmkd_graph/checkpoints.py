@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.optim.scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
 
 _FORCE, _FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
@@ -27,7 +28,9 @@ _CAN_ALLOW = digit_version(torch.__version__) >= digit_version('2.6.0')
 
 
 def _history_method(owner: type, name: str) -> Any:
-    """What a pickled log history may ask of ``getattr``: its own methods."""
+    """What a pickle may ask of ``getattr``: a log history's own methods, and a one-cycle schedule's two curves."""
+    if owner is OneCycleParamScheduler and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(owner, name)
     if owner is not HistoryBuffer or name.startswith('_'):
         raise AttributeError(f'a checkpoint asks for the attribute {name!r} of {owner!r}')
     return getattr(owner, name)
@@ -41,7 +44,15 @@ def _harmless() -> list[Any]:
         for module in ('core', '_core')  # before NumPy 2 and since
     ]
     dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'uint32', 'float32', 'float64')}
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *numpy, (_history_method, 'builtins.getattr')]
+    return [
+        HistoryBuffer,
+        OneCycleParamScheduler,
+        np.ndarray,
+        np.dtype,
+        *dtypes,
+        *numpy,
+        (_history_method, 'builtins.getattr'),
+    ]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ imports this module for the prefix and the locations on the first look-up.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 if missing := [name for name in ('mmengine', 'mmcv', 'mmdet') if find_spec(name) is None]:
     raise ImportError(
@@ -29,3 +30,13 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd_graph', locations=['
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmkd_graph', locations=['mmkd_graph.datasets.seeding']
 )
+
+
+def type_name(kind: Any) -> str:
+    """Name, without scope or module, of what a config's ``type`` asks for, be it text or the class.
+
+    Example:
+        >>> type_name('mmdet.RetinaNet'), type_name(Registry)
+        ('RetinaNet', 'Registry')
+    """
+    return kind.__qualname__ if isinstance(kind, type) else str(kind).rsplit('.', 1)[-1]

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
+from mmengine.optim.scheduler import OneCycleParamScheduler
 
 from mmkd_graph.checkpoints import (
     allow_logs,
@@ -62,6 +64,17 @@ def test_getattr_of_a_checkpoint_reaches_the_log_history_only(tmp_path: Path) ->
     torch.save(dict(reach=Reach()), tmp_path / 'reach.pth')
     with weights_only(), pytest.raises(Exception, match='tofile'):
         torch.load(tmp_path / 'reach.pth')
+
+
+def test_a_one_cycle_schedule_is_read(tmp_path: Path) -> None:
+    """Its state holds one of its own methods."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    schedule = OneCycleLR(torch.optim.SGD([weight], lr=0.1, momentum=0.9), eta_max=1.0, total_steps=10)
+    save_whole(checkpoint(param_schedulers=[schedule.state_dict()]), tmp_path / 'iter_1.pth')
+    assert read_resume_point(tmp_path / 'iter_1.pth').iteration == 1
+    torch.save(dict(x=OneCycleParamScheduler.step), tmp_path / 'other.pth')
+    with weights_only(), pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 'other.pth')
 
 
 def test_mmengines_own_loading_can_be_told(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd_graph.checkpoints import allow_logs
+from mmkd_graph.registry import type_name
 
 # What each launcher calls rank, number of processes, rank on the node; torchrun's names are torch's own.
 RANK_VARIABLES = {
@@ -80,7 +81,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def check_checkpoint(path: str, option: str) -> None:
     """End the program if ``path`` names a local file that is not there; addresses are left to mmengine."""
-    if not is_address(path) and not Path(path).is_file():
+    if not is_address(path) and not Path(path).exists():
         fail(f'{option}: no checkpoint file {path!r}')
 
 
@@ -96,8 +97,7 @@ def is_first_process(cfg: Config) -> bool:
 
 def class_name(cfg: Mapping[str, Any]) -> str:
     """Name, without scope or module, of the class that a config asks for, be it given as text or as the class."""
-    kind = cfg.get('type')
-    return kind.__qualname__ if isinstance(kind, type) else str(kind).rsplit('.', 1)[-1]
+    return type_name(cfg.get('type'))
 
 
 def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:

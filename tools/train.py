@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+from pathlib import Path
 
 from launch import (
     add_options,
@@ -45,7 +46,9 @@ def parse_args() -> argparse.Namespace:
         help='go on from this checkpoint; without a value, from the last whole one in the work dir, if there is one',
     )
     parser.add_argument(
-        '--no-check', action='store_true', help='start a distillation even if TrainingCheckHook would stop it'
+        '--no-check',
+        action='store_true',
+        help='start even if the look through the annotations or TrainingCheckHook would stop it',
     )
     add_options(parser)
     return parser.parse_args()
@@ -69,10 +72,12 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
 
 def resume(cfg: Config, checkpoint: str) -> None:
     """Let ``cfg`` go on from a checkpoint that was looked through; from the last whole one if it is ``'auto'``."""
+    if checkpoint == 'auto' and is_address(named := last_checkpoint(cfg)):
+        checkpoint = named  # on a remote storage, which is left to mmengine
     if checkpoint != 'auto':
         check_checkpoint(checkpoint, '--resume')
         cfg.resume, cfg.load_from = True, checkpoint
-        if is_address(checkpoint):
+        if is_address(checkpoint) or Path(checkpoint).is_dir():  # a folder: sharded
             return
         try:
             point = read_resume_point(checkpoint)
@@ -98,10 +103,17 @@ def resume(cfg: Config, checkpoint: str) -> None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=point.seed)
 
 
+def last_checkpoint(cfg: Config) -> str:
+    """What mmengine's ``last_checkpoint`` in the work dir names; empty if there is none."""
+    pointer = Path(cfg.work_dir, 'last_checkpoint')
+    return pointer.read_text(errors='replace').strip('\0 \n') if pointer.is_file() else ''
+
+
 def make_resumable(cfg: Config) -> None:
     """Put this package's sampler, checkpoint hook and guards around what the config asks for."""
     loader = cfg.get('train_dataloader') or {}
-    if loader.get('sampler') and class_name(loader.sampler) != 'SeededSampler':
+    # TrackImgSampler gives pairs (video, frame), and its batch sampler asks for that very class
+    if loader.get('sampler') and class_name(loader.sampler) not in ('SeededSampler', 'TrackImgSampler'):
         loader.sampler = dict(type='mmkd_graph.SeededSampler', sampler=loader.sampler)
     hooks = dict(cfg.get('default_hooks') or {})
     checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
@@ -120,14 +132,15 @@ def check_start(cfg: Config) -> None:
         cfg.custom_hooks = [*custom, dict(type='mmkd_graph.TrainingCheckHook')]
 
 
-def check_data(cfg: Config) -> None:
-    """End the program if the data sets can not be trained on; say what is left out of them."""
+def check_data(cfg: Config, fatal: bool) -> None:
+    """Say what is wrong with the data sets and what is left out of them; end if they can not be trained on."""
     if not is_first_process(cfg):
         return
     problems = check_datasets(cfg)
     for problem in problems:
         say(f'{problem.severity}: {problem}')
-    if errors := [problem for problem in problems if problem.severity == ERROR]:
+    errors = [problem for problem in problems if problem.severity == ERROR]
+    if errors and fatal:
         fail(f'the data sets have {len(errors)} errors, of which the first is: {errors[0]}')
 
 
@@ -136,7 +149,7 @@ def main() -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     make_resumable(cfg)
-    check_data(cfg)
+    check_data(cfg, fatal=not args.no_check)
     if not args.no_check:
         check_start(cfg)
     runner = build_runner(cfg, args)
@@ -164,7 +177,8 @@ def stop_unstarted(error: CheckFailed, cfg: Config) -> None:
 def stop(reason: str, cfg: Config) -> None:
     """End with a reason and exit code 1, and say from where ``--resume`` would go on."""
     point, _ = find_resume_point(cfg.work_dir)
-    rest = f'--resume goes on from {point.path}' if point else 'there is no checkpoint to go on from yet'
+    path = point.path if point else last_checkpoint(cfg)
+    rest = f'--resume goes on from {path}' if path else 'there is no checkpoint to go on from yet'
     say(f'error: {reason}; {rest}')
     sys.exit(1)
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.teacher import InputTransfer
 
-from .batches import sample_batches
+from .batches import metainfo_of, sample_batches
 from .classes import head_classes, teacher_classes
 from .findings import FAIL, OK, WARNING, Finding, one_line
 
@@ -110,10 +110,12 @@ def check_accuracy(
         least: average precision, in [0, 1], below which the teacher fails.
         seconds: time after which no other batch is begun.
     """
-    names = tuple(loader.dataset.metainfo.get('classes') or ())
+    metainfo = metainfo_of(loader) or {}
+    names = tuple(metainfo.get('classes') or ())
+    things = len(metainfo.get('thing_classes') or names)  # a panoptic set has stuff too
     known, source = teacher_classes(model.teacher)
     heads = set(head_classes(model.teacher.model).values())
-    if known is None and heads and heads != {len(names)}:
+    if known is None and heads and heads != {things}:
         found = f'not scored: {source} names its classes; its heads have {sorted(heads)}, the data {len(names)}'
         return [Finding(WARNING, KEY, found, 'use a checkpoint that names them')]
     if known is not None and not {*known} & {*names}:
@@ -128,7 +130,7 @@ def check_accuracy(
         [_truth(info) for info in infos],
     )
     try:
-        metric, score = _score(evaluator, samples, loader.dataset.metainfo, model.teacher.model)
+        metric, score = _score(evaluator, samples, metainfo, model.teacher.model)
     except Exception as error:  # evaluators of any kind
         return [Finding(WARNING, 'val_evaluator', f'the teacher could not be scored with it ({one_line(error)})')]
     images = f'{len(samples)} validation images ({seen.boxes} boxes)'
@@ -145,7 +147,7 @@ def check_accuracy(
         if seen.confused:
             found += f' (what is {names[seen.confused[0]]} it calls {names[seen.confused[1]]})'
         return [Finding(FAIL, KEY, found, 'its classes are in another order than the data has them', details)]
-    other = _better_normalisation(model, inputs, samples, order, evaluator, loader.dataset.metainfo, seconds)
+    other = _better_normalisation(model, inputs, samples, order, evaluator, metainfo, seconds)
     if other is not None:
         name, own, better, count = other
         found += f'; with its images normalised by {name}, {better:.3f} instead of {own:.3f} on {count} of them'

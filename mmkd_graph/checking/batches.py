@@ -22,6 +22,15 @@ def sample_indices(size: int, count: int) -> list[int]:
     return [i * size // count for i in range(count)]
 
 
+def metainfo_of(loader: DataLoader | None) -> dict[str, Any] | None:
+    """What a loader's data set says of itself; of several with the same classes, what the first says; else None."""
+    metainfo = getattr(loader.dataset, 'metainfo', None) if loader else None
+    if isinstance(metainfo, (list, tuple)):  # of mmdet's ConcatDataset, where they differ in anything
+        same = len({tuple(one.get('classes') or ()) for one in metainfo}) == 1
+        metainfo = metainfo[0] if same else None
+    return metainfo
+
+
 def batch_size(loader: DataLoader) -> int:
     """Images of one batch of one process."""
     size = getattr(loader.batch_sampler, 'batch_size', None) or loader.batch_size or 1
@@ -46,7 +55,8 @@ def sample_batches(loader: DataLoader, count: int) -> tuple[list[list[int]], Ite
     """
     rank, ranks = get_dist_info()
     size = batch_size(loader)
-    indices = sample_indices(len(loader.dataset), count * size * ranks)[rank::ranks]
+    found = sample_indices(len(loader.dataset), count * size * ranks)
+    indices = found[rank::ranks] or found
     # a data set of less than a batch gives the same images again
     indices = [indices[i % len(indices)] for i in range(count * size)]
     reader = DataLoader(

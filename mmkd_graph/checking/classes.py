@@ -76,7 +76,7 @@ def check_classes(
         found = f'other classes than those trained on: {_difference(other, names)}'
         key = 'val_dataloader.dataset.metainfo.classes'
         findings.append(Finding(FAIL, key, found, 'name the same classes in the same order'))
-    return [*findings, _teacher(model, names)]
+    return [*findings, _teacher(model, names, len((train or {}).get('thing_classes') or names))]
 
 
 def _student(model: GraphDistiller, names: tuple[str, ...], metainfo: Mapping[str, Any]) -> Finding:
@@ -94,18 +94,19 @@ def _student(model: GraphDistiller, names: tuple[str, ...], metainfo: Mapping[st
     return Finding(OK, f'model.student.{next(iter(heads))}.num_classes', found, details=details)
 
 
-def _teacher(model: GraphDistiller, names: tuple[str, ...]) -> Finding:
+def _teacher(model: GraphDistiller, names: tuple[str, ...], things: int) -> Finding:
     key = 'model.teacher'
     known, source = teacher_classes(model.teacher)
     heads = head_classes(model.teacher.model)
     details = dict(heads=heads, teacher=list(known) if known else None, dataset=list(names))
     if known is None:
         found = f'{source} names its classes'
-        if heads and set(heads.values()) != {len(names)} and not _any_classes(model):
-            found += f', and its heads have {sorted(set(heads.values()))} where the data has {len(names)}'
+        if heads and set(heads.values()) != {things} and not _any_classes(model):
+            found += f', and its heads have {sorted(set(heads.values()))} where the data has {things}'
             return Finding(FAIL, key, found, _OTHER_CLASSES, details)
         return Finding(WARNING, key, found, 'make sure that they are those of the data, in that order', details)
-    if heads and len(known) not in heads.values():
+    expected = {len(known)} | ({things} if known == names else set())
+    if heads and not expected & {*heads.values()}:
         found = f'{source} names {len(known)} classes, its heads have {sorted(set(heads.values()))}'
         return Finding(FAIL, key, found, 'use the config that the checkpoint was trained with', details)
     if known == names:

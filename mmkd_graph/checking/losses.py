@@ -50,13 +50,18 @@ def check_losses(
             try:
                 with precision():
                     norms = gradient_norms(probe, **data)
-            except ValueError as error:  # no gradient at the tap
+            except ValueError as error:
+                if not str(error).startswith('gradient_norms:'):  # of this rank's batch: others would wait
+                    raise
                 level = FAIL if _trains(model) else WARNING
                 return [Finding(level, 'model.taps.student', one_line(error))]
             except torch.cuda.OutOfMemoryError as error:
                 # The copy and the gradients one by one take more than a step does; other ranks would wait for this one.
                 if get_world_size() > 1:
-                    raise
+                    raise RuntimeError(
+                        'TrainingCheckHook: out of memory while the losses were looked at, in a copy of the model. '
+                        'The training itself may fit: start it with --no-check, or without the hook'
+                    ) from error
                 return [Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
             except RuntimeError as error:
                 if 'use_reentrant' not in str(error):

@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmkd_graph.datasets.annotations import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.registry import type_name
 
 from .accuracy import check_accuracy
-from .batches import batch_size, sample_batches
+from .batches import batch_size, metainfo_of, sample_batches
 from .classes import check_classes
 from .data import check_data
 from .findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
@@ -49,8 +50,8 @@ def check_config(
     findings = check_data(cfg)
     yield from findings
     readable = not failed(findings)
-    sampler = str(((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type'))
-    if sampler.endswith('InfiniteSampler') and (cfg.get('train_cfg') or {}).get('max_epochs'):
+    sampler = type_name(((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type'))
+    if sampler == 'InfiniteSampler' and (cfg.get('train_cfg') or {}).get('max_epochs'):
         found = 'an InfiniteSampler in a training that counts epochs: its first epoch never ends'
         yield Finding(FAIL, 'train_dataloader.sampler', found, 'use DefaultSampler, or max_iters')
     weights = cfg.get('load_from')
@@ -79,8 +80,7 @@ def check_config(
     yield from finding
     val, finding = _loader(cfg, 'val_dataloader')
     yield from finding
-    metainfo = [loader.dataset.metainfo if loader else None for loader in (train, val)]
-    classes = check_classes(model, *metainfo)
+    classes = check_classes(model, metainfo_of(train), metainfo_of(val))
     yield from classes
     if val and cfg.get('val_evaluator'):
         yield from check_accuracy(model, val, cfg.val_evaluator, batches, least)
@@ -118,7 +118,7 @@ def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) ->
     details = dict(images=len(train.dataset), seconds_per_batch=seconds, workers=workers)
     yield Finding(OK, key, f'{found}, num_workers={workers}', details=details)
     wrapper = cfg.get('optim_wrapper') or {}
-    amp = str(wrapper.get('type', '')).endswith('AmpOptimWrapper')
+    amp = type_name(wrapper.get('type')) == 'AmpOptimWrapper'
     dtype = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}.get(wrapper.get('dtype'))
     findings = check_losses(model, data, lambda: autocast(enabled=amp, dtype=dtype))
     yield from findings
@@ -142,8 +142,7 @@ def check_runner(runner: Runner) -> list[Finding]:
         return []
     train = runner.train_dataloader
     val = runner.val_dataloader if runner.val_loop is not None else None
-    metainfo = [getattr(loader.dataset, 'metainfo', None) if loader else None for loader in (train, val)]
-    findings = [*check_wiring(model), *check_classes(model, *metainfo)]
+    findings = [*check_wiring(model), *check_classes(model, metainfo_of(train), metainfo_of(val))]
     batches: list[Any] = []
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
         if loader is None:

@@ -100,7 +100,8 @@ def check_datasets(
                 seen.add(identity)
                 problems += check_dataset(dataset, key)
         evaluator = cfg.get(loader.replace('dataloader', 'evaluator'))
-        file = str(evaluator.get('ann_file') or '') if isinstance(evaluator, Mapping) else ''
+        local = isinstance(evaluator, Mapping) and not evaluator.get('backend_args')
+        file = str(evaluator.get('ann_file') or '') if local else ''
         if file and _is_local(file) and not os.path.isfile(file):
             key = f'{loader.replace("dataloader", "evaluator")}.ann_file'
             problems.append(Problem(ERROR, file, '', 'there is no such file', key))
@@ -111,7 +112,7 @@ def check_dataset(dataset: Mapping[str, Any], key: str = '') -> list[Problem]:
     """Look through one COCO or VOC data set.
 
     Args:
-        dataset: its config; of another kind nothing is said.
+        dataset: its config; of another kind, or on a remote storage, nothing is said.
         key: its config key.
 
     Returns:
@@ -120,9 +121,13 @@ def check_dataset(dataset: Mapping[str, Any], key: str = '') -> list[Problem]:
     kind = dataset.get('type')
     kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
     root = str(dataset.get('data_root') or '')
-    if kind is None or not issubclass(kind, (CocoDataset, XMLDataset)):
-        return []
-    if dataset.get('backend_args') or not _is_local(root) or not dataset.get('ann_file'):
+    base = next((b for b in (CocoDataset, XMLDataset) if kind is not None and issubclass(kind, b)), None)
+    readers = ('load_data_list', 'parse_data_info')
+    if base is None or any(getattr(kind, name) is not getattr(base, name) for name in readers):
+        return []  # LVIS, panoptic and others read entries of their own
+    prefix = dict(dataset.get('data_prefix') or {})
+    paths = [root, str(dataset.get('ann_file') or ''), *map(str, prefix.values())]
+    if dataset.get('backend_args') or not dataset.get('ann_file') or not all(map(_is_local, paths)):
         return []
     if root and not os.path.isdir(root):
         where = f'there is no such folder (working directory {os.getcwd()})'
@@ -130,14 +135,18 @@ def check_dataset(dataset: Mapping[str, Any], key: str = '') -> list[Problem]:
     file = os.path.join(root, dataset['ann_file'])
     if not os.path.isfile(file):
         return [Problem(ERROR, file, '', 'there is no such file', f'{key}.ann_file')]
-    prefix = dict(dataset.get('data_prefix') or {})
     classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO.get('classes')
     if isinstance(classes, str):  # a file with one name per line, or one name
         classes = Path(classes).read_text().splitlines() if os.path.isfile(classes) else [classes]
     classes = list(classes or ())
-    if issubclass(kind, CocoDataset):
-        images = os.path.join(root, prefix.get('img') or prefix.get('img_path') or '')
+    if not classes:  # the data set finds them by itself
+        return []
+    loads_elsewhere = any(isinstance(t, Mapping) and t.get('backend_args') for t in dataset.get('pipeline') or ())
+    if base is CocoDataset:
+        images = None if loads_elsewhere else os.path.join(root, prefix.get('img') or prefix.get('img_path') or '')
         return check_coco(file, classes, images, bool(dataset.get('test_mode')), key)
+    if loads_elsewhere:
+        return []
     folder = os.path.join(root, prefix.get('sub_data_root', ''))
     names = {name: dataset[name] for name in ('img_subdir', 'ann_subdir') if name in dataset}
     return check_voc(file, classes, folder, key=key, **names)

@@ -20,6 +20,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_mod
 from torch import Tensor, nn
 
 from mmkd_graph.checkpoints import refusal, weights_only
+from mmkd_graph.registry import type_name
 
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, find_tap, probe, recorded
@@ -76,7 +77,7 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
         )
     if 'type' not in model:
         raise ValueError(f'{key} has neither `type` nor `model`; its keys are {sorted(model)}')
-    if str(model['type']).split('.')[-1] == 'GraphDistiller':
+    if type_name(model['type']) == 'GraphDistiller':
         return resolve_model_config(model['student'], f'{key}.student')
     return ConfigDict(model)
 

@@ -103,7 +103,7 @@ class NonFiniteLossHook(Hook):
         found = _describe(losses) if not here else 'on another rank'
         message = f'the loss is not finite at iteration {runner.iter + 1}, rank {get_rank()}: {found}'
         if not here and (self.action == 'raise' or self._in_a_row == 0):
-            message += self._features(model)
+            message += self._features(runner, model)
         if self.action == 'raise':
             raise FloatingPointError(
                 f'{message}. Often: a learning rate that is too high, a warm-up that is too short, '
@@ -119,12 +119,12 @@ class NonFiniteLossHook(Hook):
         # to all ranks' logs, which otherwise begin at ERROR but for the first
         runner.logger.log(logging.WARNING if get_rank() == 0 else logging.ERROR, f'{message}; skipped, no update')
 
-    def _features(self, model: nn.Module) -> str:
+    def _features(self, runner: Runner, model: nn.Module) -> str:
         """What is known about the levels of a distilled detector."""
         if not callable(getattr(model, 'pyramids', None)) or self._batch is None:
             return ''
         try:
-            with torch.no_grad():
+            with torch.no_grad(), runner.optim_wrapper.optim_context(model):
                 batch = model.data_preprocessor(self._batch, training=False)
                 student, teacher, strides = model.pyramids(batch['inputs'], batch['data_samples'])
         except Exception as error:  # whatever is wrong here must not hide what was found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmkd_graph.checking import FAIL, OK, WARNING, CheckFailed, Finding, findings
+from mmkd_graph.checking import FAIL, OK, WARNING, CheckFailed, Finding, batches, findings
 from mmkd_graph.checking.accuracy import overlap
 from mmkd_graph.checking.batches import batch_size, sample_batches
 from mmkd_graph.checking.step import iterations
@@ -67,6 +68,23 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     h = min(a[3], b[3]) - max(a[1], b[1])
     inside = max(w, 0) * max(h, 0)
     return inside / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inside)
+
+
+def test_every_rank_reads_something_of_a_small_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, 'get_dist_info', lambda: (5, 8))
+    loader = DataLoader(list(range(3)), batch_size=2)
+    indices, read = sample_batches(loader, 1)
+    assert len(indices) == 1 and len(next(iter(read))) == 2
+
+
+def test_several_data_sets_speak_for_all_where_their_classes_are_the_same() -> None:
+    def loader(*metainfo: dict) -> SimpleNamespace:
+        return SimpleNamespace(dataset=SimpleNamespace(metainfo=list(metainfo)))
+
+    cats, also = dict(classes=('cat',), palette=[1]), dict(classes=['cat'], palette=[2])
+    assert batches.metainfo_of(loader(cats, also)) == cats
+    assert batches.metainfo_of(loader(cats, dict(classes=('dog',)))) is None
+    assert batches.metainfo_of(SimpleNamespace(dataset=[])) is None and batches.metainfo_of(None) is None
 
 
 def test_overlap_is_what_loops_say() -> None:

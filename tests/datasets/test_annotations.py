@@ -58,6 +58,38 @@ def test_good_sets_have_no_problems(whole: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    'changes',
+    [
+        dict(type='LVISV1Dataset'),
+        dict(type='CocoPanopticDataset'),
+        dict(type='Objects365V2Dataset'),
+        dict(ann_file='s3://bucket/train.json'),
+        dict(data_prefix=dict(img='s3://bucket/images/')),
+        dict(backend_args=dict(backend='petrel')),
+    ],
+    ids=str,
+)
+def test_other_formats_and_storages_are_left_alone(changes: dict, whole: Path) -> None:
+    """Nothing is known of them, so nothing may stop a training on them."""
+    dataset = dict(type='CocoDataset', ann_file='missing.json', data_root=str(whole))
+    assert check_dataset(dataset)
+    assert check_dataset(dict(dataset, **changes)) == []
+
+
+def test_classes_that_only_the_data_set_knows_are_not_compared(whole: Path) -> None:
+    assert check_dataset(dict(type='V3DetDataset', ann_file=SPLIT, data_root=str(whole))) == []
+
+
+def test_images_that_the_pipeline_reads_from_elsewhere_are_not_looked_for(whole: Path) -> None:
+    load = dict(type='LoadImageFromFile', backend_args=dict(backend='petrel'))
+    dataset = dict(type='CocoDataset', ann_file=SPLIT, data_root=str(whole), metainfo=dict(classes=tuple(CLASSES)))
+    assert any('there is no image' in str(problem) for problem in check_dataset(dataset))
+    assert check_dataset(dict(dataset, pipeline=[load])) == []
+    evaluator = dict(type='CocoMetric', ann_file='missing.json', backend_args=dict(backend='petrel'))
+    assert check_datasets(dict(val_dataloader=dict(dataset={}), val_evaluator=evaluator)) == []
+
+
+@pytest.mark.parametrize(
     ('change', 'wanted'),
     [
         (lambda c: c.pop('annotations'), "error: there is no list 'annotations', which a COCO annotation file has"),

@@ -69,6 +69,8 @@ class OddLoss(PyramidLoss):
     def forward(self, student: tuple, teacher: tuple, context: Any) -> dict[str, torch.Tensor]:
         self.passes += 1
         self.calls += 1
+        if self.kind == 'raises':
+            raise ValueError('losses.odd.num_classes=2, but the batch has the label 2')
         value = student[0].mean() * (1 + self.passes + self.calls + torch.rand(()))
         if self.kind == 'detached':
             value = value.detach() + 0 * student[0].sum()
@@ -122,6 +124,13 @@ def assert_equal(one: dict, other: dict) -> None:
     assert one['state'].keys() == other['state'].keys()
     assert all(torch.equal(one['state'][key], value) for key, value in other['state'].items())
     assert {k: v for k, v in one.items() if k != 'state'} == {k: v for k, v in other.items() if k != 'state'}
+
+
+def test_what_a_loss_refuses_is_its_own_message(teacher: dict, tmp_path: Path) -> None:
+    """On one rank, of its own batch: turned into a finding, the other ranks would wait for it for ever."""
+    runner = build(tmp_path, teacher, dict(odd=dict(type='OddLoss', kind='raises')), [HOOK])
+    with pytest.raises(ValueError, match=r'^losses\.odd\.num_classes=2, but the batch has the label 2'):
+        runner.train()
 
 
 @pytest.mark.parametrize('kind', ['OptimWrapper', 'AmpOptimWrapper'])
