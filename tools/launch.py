@@ -109,6 +109,13 @@ def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+def leave_processes() -> None:
+    """Close the connections to the other processes: gloo's threads, alive at the interpreter's end, may abort it."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def join_processes(cfg: Config, local_rank: int = 0) -> None:
     """Check what ``cfg.launcher`` left in the environment; on a machine without accelerators, join the processes.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 
-from launch import add_options, build_runner, check_checkpoint, fail, load_config
+from launch import add_options, build_runner, check_checkpoint, fail, leave_processes, load_config
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
@@ -102,6 +102,7 @@ def main() -> None:
     if not is_main_process():
         keep_metrics_to_first(runner)
     runner.test()
+    leave_processes()
 
 
 if __name__ == '__main__':

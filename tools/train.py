@@ -18,6 +18,7 @@ from launch import (
     fail,
     is_address,
     is_first_process,
+    leave_processes,
     load_config,
     say,
 )
@@ -163,6 +164,7 @@ def main() -> None:
         if error.errno not in _NO_SPACE:
             raise
         stop(f'no space is left on the disk, or it is not allowed: {error}', cfg)
+    leave_processes()
 
 
 def stop_unstarted(error: CheckFailed, cfg: Config) -> None:
