@@ -184,6 +184,12 @@ def refusal(error: BaseException) -> str:
     return f'it holds more than weights ({found[1]})' if found else str(error).strip().splitlines()[0]
 
 
+def named_checkpoint(work_dir: str | os.PathLike[str]) -> str:
+    """What mmengine's ``last_checkpoint`` in a work dir names, a path or an address; empty if there is none."""
+    pointer = Path(work_dir, 'last_checkpoint')
+    return pointer.read_text(errors='replace').strip('\0 \n') if pointer.is_file() else ''
+
+
 def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[ResumePoint | None, list[str]]:
     """The checkpoint that a run in ``work_dir`` goes on from: the last one, or the newest that is whole.
 
@@ -198,7 +204,7 @@ def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[ResumePoint | N
     pointer = work_dir / 'last_checkpoint'
     candidates = []
     if pointer.is_file():
-        named = Path(pointer.read_text(errors='replace').strip('\0 \n'))
+        named = Path(named_checkpoint(work_dir))
         if not named.name:
             refused.append(f'{pointer} is empty')
         # a work dir may have been moved

@@ -25,7 +25,7 @@ from launch import (
 from mmengine.config import Config
 
 from mmkd_graph.checking import CheckFailed
-from mmkd_graph.checkpoints import find_resume_point, read_resume_point
+from mmkd_graph.checkpoints import find_resume_point, named_checkpoint, read_resume_point
 from mmkd_graph.datasets.annotations import ERROR, check_datasets
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -73,7 +73,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
 
 def resume(cfg: Config, checkpoint: str) -> None:
     """Let ``cfg`` go on from a checkpoint that was looked through; from the last whole one if it is ``'auto'``."""
-    if checkpoint == 'auto' and is_address(named := last_checkpoint(cfg)):
+    if checkpoint == 'auto' and is_address(named := named_checkpoint(cfg.work_dir)):
         checkpoint = named  # on a remote storage, which is left to mmengine
     if checkpoint != 'auto':
         check_checkpoint(checkpoint, '--resume')
@@ -102,12 +102,6 @@ def resume(cfg: Config, checkpoint: str) -> None:
     if point.seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
         # mmengine takes over the seed of a checkpoint only after the data loader has been built with another one
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=point.seed)
-
-
-def last_checkpoint(cfg: Config) -> str:
-    """What mmengine's ``last_checkpoint`` in the work dir names; empty if there is none."""
-    pointer = Path(cfg.work_dir, 'last_checkpoint')
-    return pointer.read_text(errors='replace').strip('\0 \n') if pointer.is_file() else ''
 
 
 def make_resumable(cfg: Config) -> None:
@@ -178,8 +172,10 @@ def stop_unstarted(error: CheckFailed, cfg: Config) -> None:
 
 def stop(reason: str, cfg: Config) -> None:
     """End with a reason and exit code 1, and say from where ``--resume`` would go on."""
-    point, _ = find_resume_point(cfg.work_dir)
-    path = point.path if point else last_checkpoint(cfg)
+    path = named_checkpoint(cfg.work_dir)
+    if not is_address(path):  # a damaged file may be named
+        point, _ = find_resume_point(cfg.work_dir)
+        path = point.path if point else ''
     rest = f'--resume goes on from {path}' if path else 'there is no checkpoint to go on from yet'
     say(f'error: {reason}; {rest}')
     sys.exit(1)
