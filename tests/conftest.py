@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from jobs import TOOLS
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
@@ -16,6 +20,37 @@ from mmengine.structures import InstanceData
 
 import mmkd_graph.distillers  # noqa: F401 - registers the distiller
 from mmkd_graph.checkpoints import allow_logs
+
+# For ``format``: data, the folder of a generated set with a slash at its end, and classes.
+SHAPES_RUN = """
+default_scope = 'mmdet'
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(96, 64), keep_ratio=False),
+        dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+dataset = dict(
+    type='CocoDataset', data_root={data!r}, metainfo=dict(classes={classes!r}), pipeline=load,
+    data_prefix=dict(img='VOC2007/JPEGImages/'))
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler'),
+    dataset=dict(ann_file='annotations/instances_train.json', **dataset))
+test_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(ann_file='annotations/instances_test.json', test_mode=True, **dataset))
+test_evaluator = dict(type='CocoMetric', ann_file={data!r} + 'annotations/instances_test.json', metric='bbox')
+test_cfg = dict(type='TestLoop')
+log_processor = dict(by_epoch=False)
+randomness = dict(seed=0)
+"""
+
+
+def import_tool(name: str) -> ModuleType:
+    """A module of ``tools/`` (``'train'``, ``'benchmark/zoo'``), with its neighbours importable while it loads."""
+    folder, _, module = name.rpartition('/')
+    sys.path.insert(0, str(TOOLS / folder))
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.pop(0)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.teacher import InputTransfer
 
 from .batches import metainfo_of, sample_batches
-from .classes import head_classes, teacher_classes
+from .classes import count_things, head_classes, teacher_classes
 from .findings import FAIL, OK, WARNING, Finding, one_line
 
 KEY = 'model.teacher.checkpoint'
@@ -112,10 +112,9 @@ def check_accuracy(
     """
     metainfo = metainfo_of(loader) or {}
     names = tuple(metainfo.get('classes') or ())
-    things = len(metainfo.get('thing_classes') or names)  # a panoptic set has stuff too
     known, source = teacher_classes(model.teacher)
     heads = set(head_classes(model.teacher.model).values())
-    if known is None and heads and heads != {things}:
+    if known is None and heads and heads != {count_things(metainfo)}:
         found = f'not scored: {source} names its classes; its heads have {sorted(heads)}, the data {len(names)}'
         return [Finding(WARNING, KEY, found, 'use a checkpoint that names them')]
     if known is not None and not {*known} & {*names}:
@@ -221,6 +220,8 @@ def _better_normalisation(
     teacher = model.teacher.model
     count = sum(len(data['data_samples']) for data in batches)
     _, own = _score(evaluator, samples[:count], metainfo, teacher)
+    if own is None:
+        return None
     used = InputTransfer(model.data_preprocessor, teacher.data_preprocessor)
     for name, arguments in NORMALISATIONS.items():
         preprocessor = DetDataPreprocessor(pad_size_divisor=used.divisor, pad_value=used.pad_value, **arguments)
@@ -234,7 +235,7 @@ def _better_normalisation(
             shapes = [sample.img_shape[:2] for sample in data['data_samples']]
             found += _predict(model, transfer(data['inputs'], shapes), data['data_samples'], order)
         _, score = _score(evaluator, found, metainfo, teacher)
-        if score is not None and own is not None and score > max(own + _BETTER_BY, own * _BETTER_TIMES):
+        if score is not None and score > max(own + _BETTER_BY, own * _BETTER_TIMES):
             return name, own, score, count
     return None
 

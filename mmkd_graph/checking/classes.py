@@ -76,11 +76,11 @@ def check_classes(
         found = f'other classes than those trained on: {_difference(other, names)}'
         key = 'val_dataloader.dataset.metainfo.classes'
         findings.append(Finding(FAIL, key, found, 'name the same classes in the same order'))
-    return [*findings, _teacher(model, names, len((train or {}).get('thing_classes') or names))]
+    return [*findings, _teacher(model, names, count_things(train))]
 
 
 def _student(model: GraphDistiller, names: tuple[str, ...], metainfo: Mapping[str, Any]) -> Finding:
-    wanted = len(metainfo.get('thing_classes') or names)  # a panoptic set has stuff too
+    wanted = count_things(metainfo)
     heads = head_classes(model.student)
     details = dict(heads=heads, dataset=list(names))
     if wrong := {name: count for name, count in heads.items() if count != wanted}:
@@ -131,6 +131,12 @@ _OTHER_CLASSES = (
 
 def _any_classes(model: GraphDistiller) -> bool:
     return all(loss.any_classes for loss in model.distill.losses.values())
+
+
+def count_things(metainfo: Mapping[str, Any] | None) -> int:
+    """Number of a data set's classes that have boxes: a panoptic set has classes of stuff too."""
+    metainfo = metainfo or {}
+    return len(_names(metainfo.get('thing_classes') or metainfo.get('classes') or ()))
 
 
 def _metainfo_classes(metainfo: Mapping[str, Any] | None) -> tuple[str, ...] | None:

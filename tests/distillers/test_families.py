@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_retinanet
+from conftest import import_tool, tiny_retinanet
 from mmcv.ops import MaskedConv2d
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -20,11 +18,7 @@ from torch import Tensor
 from mmkd_graph.distillers import GraphDistiller, taps
 from mmkd_graph.distillers.taps import probe
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools/benchmark'))
-try:
-    import round_trip
-finally:
-    sys.path.pop(0)
+round_trip = import_tool('benchmark/round_trip')
 
 SIDE = 64
 WIDTH = 8

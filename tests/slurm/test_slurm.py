@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_weights, tiny_retinanet
+from conftest import SHAPES_RUN, save_weights, tiny_retinanet
 from mmengine.registry import init_default_scope
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
@@ -22,36 +22,22 @@ from mmkd_graph.datasets import CLASSES, generate_shapes
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / 'tests' / 'slurm' / 'cluster.sh'
 
-CONFIG = """
-default_scope = 'mmdet'
+CONFIG = (
+    SHAPES_RUN
+    + """
 model = dict(
     type='mmkd_graph.GraphDistiller',
     student={student!r},
     teacher=dict(config={teacher!r}, checkpoint={weights!r}),
     losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4)))
-load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
-        dict(type='Resize', scale=(96, 64), keep_ratio=False),
-        dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
-dataset = dict(
-    type='CocoDataset', data_root={data!r}, metainfo=dict(classes={classes!r}), pipeline=load,
-    data_prefix=dict(img='VOC2007/JPEGImages/'))
-train_dataloader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler'),
-    dataset=dict(ann_file='annotations/instances_train.json', **dataset))
-test_dataloader = dict(
-    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(ann_file='annotations/instances_test.json', test_mode=True, **dataset))
-test_evaluator = dict(type='CocoMetric', ann_file={data!r} + 'annotations/instances_test.json', metric='bbox')
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=12)
-test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3))
 custom_hooks = [dict(type='mmkd_graph.StudentExportHook'), dict(type='EMAHook')]
-log_processor = dict(by_epoch=False)
-randomness = dict(seed=0)
 """
+)
 
 # Each task leaves a mark where it stands still, so that the test can stop it there and nowhere else.
 PAUSE = """

@@ -1,26 +1,19 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import TOOLS, import_tool
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmkd_graph.registry import MODELS
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-
 
 @pytest.fixture(scope='module')
 def accuracy():
-    sys.path.insert(0, str(TOOLS / 'benchmark'))
-    try:
-        import accuracy
-    finally:
-        sys.path.pop(0)
-    return accuracy
+    return import_tool('benchmark/accuracy')
 
 
 def test_interval_is_students_t(accuracy) -> None:

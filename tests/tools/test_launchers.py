@@ -11,36 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_weights, tiny_retinanet
+from conftest import SHAPES_RUN, TOOLS, save_weights, tiny_retinanet
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-
-CONFIG = """
-default_scope = 'mmdet'
+CONFIG = (
+    SHAPES_RUN
+    + """
 model = {model!r}
-load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
-        dict(type='Resize', scale=(64, 64), keep_ratio=False),
-        dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
-dataset = dict(
-    type='CocoDataset', data_root={data!r}, metainfo=dict(classes={classes!r}), pipeline=load,
-    data_prefix=dict(img='VOC2007/JPEGImages/'))
-train_dataloader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler'),
-    dataset=dict(ann_file='annotations/instances_train.json', **dataset))
-test_dataloader = dict(
-    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(ann_file='annotations/instances_test.json', test_mode=True, **dataset))
-test_evaluator = dict(type='CocoMetric', ann_file={data!r} + 'annotations/instances_test.json', metric='bbox')
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=3)
-test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
 default_hooks = dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', by_epoch=False))
-log_processor = dict(by_epoch=False)
-randomness = dict(seed=0)
 env_cfg = dict(dist_cfg=dict(backend='nccl', timeout=120))
 """
+)
 
 
 def run(*command: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import import_tool
 from mmdet.datasets.samplers import TrackImgSampler
 from mmengine.config import Config
-
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
 @pytest.fixture(scope='module')
 def train() -> ModuleType:
-    sys.path.insert(0, str(TOOLS))
-    try:
-        return importlib.import_module('train')
-    finally:
-        sys.path.pop(0)
+    return import_tool('train')
 
 
 def config(work_dir: Path, **more: object) -> Config:

@@ -9,20 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import import_tool
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
-
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
 @pytest.fixture(scope='module')
 def zoo():
-    sys.path.insert(0, str(TOOLS / 'benchmark'))
-    try:
-        import zoo
-    finally:
-        sys.path.pop(0)
-    return zoo
+    return import_tool('benchmark/zoo')
 
 
 def test_families_are_the_folders_that_hold_models(zoo):
