@@ -27,8 +27,11 @@ from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
 TAPERED_DEGREE = 4
 """Degree of the block iteration where the embedding is tapered: errors of 1e-4 with a gap or without one."""
 
+_DEAD = 1e-12
+"""Mean square of a teacher's features below which nothing is measured by it."""
+
 _CHOICES = {
-    'vertex': ('unit', 'raw'),
+    'vertex': ('relative', 'unit', 'raw'),
     'affinity': ('cosine', 'pearson', 'rbf'),
     'graph': ('image', 'batch'),
     'weights': ('clamp', 'shift', 'abs'),
@@ -48,7 +51,8 @@ class ChannelGraphLoss(PyramidLoss):
         vertex_weight: :math:`\alpha`, of the distance between matched channels.
         edge_weight: :math:`\beta`, of the squared difference between the affinity matrices, a mean over the entries.
         spectral_weight: :math:`\gamma`, of the distance between the spectral embeddings.
-        vertex: ``'unit'`` compares unit vertices, 1 - cos; ``'raw'`` compares features, a weighted MSE.
+        vertex: ``'relative'`` compares features, their squared difference as a share of the teacher's energy on the
+            level; ``'unit'`` compares unit vertices, 1 - cos; ``'raw'`` is a weighted MSE in the features' own unit.
         affinity: ``'cosine'``, ``'pearson'`` or ``'rbf'``.
         graph: one graph per ``'image'``, or one per ``'batch'`` (channels flattened over the images too).
         weights: how the affinity becomes non-negative edge weights: ``'clamp'``, ``'shift'`` or ``'abs'``.
@@ -66,7 +70,7 @@ class ChannelGraphLoss(PyramidLoss):
         spatial_attention: weigh positions by the teacher's spatial attention, in all three terms.
         channel_attention: weigh the channels of the vertex term by the teacher's channel attention.
         relational_attention: weigh the edges by the teacher's relational attention.
-        temperature: of the three softmaxes.
+        temperature: of the three softmaxes: over activities divided by their mean, and over affinities.
         level_weights: one weight per paired level, finest first, normalised to mean 1; default: all alike.
 
     Raises:
@@ -86,7 +90,7 @@ class ChannelGraphLoss(PyramidLoss):
         vertex_weight: float = 1.0,
         edge_weight: float = 1.0,
         spectral_weight: float = 1.0,
-        vertex: str = 'unit',
+        vertex: str = 'relative',
         affinity: str = 'cosine',
         graph: str = 'image',
         weights: str = 'clamp',
@@ -100,7 +104,7 @@ class ChannelGraphLoss(PyramidLoss):
         spatial_attention: bool = True,
         channel_attention: bool = True,
         relational_attention: bool = True,
-        temperature: float = 0.5,
+        temperature: float = 2.0,
         level_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
@@ -161,7 +165,7 @@ class ChannelGraphLoss(PyramidLoss):
         with torch.autocast(student[0].device.type, enabled=False):
             for share, s, t in zip(shares, student, teacher, strict=True):
                 s, t = s.float(), t.detach().float()
-                position = spatial_attention(t, self.temperature) if self.spatial_attention else None
+                position = spatial_attention(t, self.temperature, normalize=True) if self.spatial_attention else None
                 affinity_s, affinity_t, cosine = channel_graphs(s, t, self.affinity, position, self.graph, edges)
                 if self.vertex_weight:
                     terms['vertex'] = terms.get('vertex', 0) + share * self._vertex(s, t, cosine, position)
@@ -177,19 +181,23 @@ class ChannelGraphLoss(PyramidLoss):
         return {name: weights[name] * value for name, value in terms.items()}
 
     def _vertex(self, student: Tensor, teacher: Tensor, cosine: Tensor, position: Tensor | None) -> Tensor:
+        share = self._channel_shares(teacher)
+        if self.vertex == 'unit':
+            return (share * (1 - cosine)).mean()
+        position = 1 if position is None else position
+        error = (share * ((student - teacher).square() * position).mean(dim=(2, 3))).mean(dim=1)
         if self.vertex == 'raw':
-            distance = (student - teacher).square()
-            if position is not None:
-                distance = distance * position
-            distance = distance.mean(dim=(2, 3))
-        else:
-            distance = 1 - cosine
-        if self.channel_attention:
-            attention = channel_attention(teacher, self.temperature).flatten(1)
-            if distance.shape[0] != attention.shape[0]:  # one graph per batch
-                attention = attention.mean(dim=0, keepdim=True)
-            distance = distance * attention
-        return distance.mean()
+            return error.mean()
+        energy = (share * (teacher.square() * position).mean(dim=(2, 3))).mean(dim=1)
+        if self.graph == 'batch':
+            error, energy = error.mean(), energy.mean()
+        return (error / torch.where(energy > _DEAD, energy, 1)).mean()
+
+    def _channel_shares(self, teacher: Tensor) -> Tensor | float:
+        if not self.channel_attention:
+            return 1.0
+        share = channel_attention(teacher, self.temperature, normalize=True).flatten(1)
+        return share.mean(dim=0, keepdim=True) if self.graph == 'batch' else share
 
     def _compare(self, affinity_s: Tensor, affinity_t: Tensor) -> dict[str, Tensor]:
         """Distances of shape (B,) between graphs of shape (B, C, C), as far as switched on."""

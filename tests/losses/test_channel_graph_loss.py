@@ -13,7 +13,9 @@ from mmkd_graph.losses import ChannelGraphLoss, DistillContext, PyramidSpec
 CONTEXT = DistillContext(data_samples=(), strides=(8, 16), batch_shape=(64, 64))
 OPTIONS = [
     dict(),
+    dict(vertex='unit'),
     dict(vertex='raw'),
+    dict(graph='batch'),
     dict(affinity='pearson', graph='batch'),
     dict(affinity='rbf', weights='shift', knn=3),
     dict(distance='projection', solver='exact', diffusion_time=1.0, weights='abs'),
@@ -98,8 +100,8 @@ def test_one_permutation_of_both_sides_changes_nothing(seed, options):
 
 @settings(max_examples=15, deadline=None)
 @given(scale=st.floats(0.01, 100), channel=st.integers(0, 11))
-def test_rescaling_a_student_channel_changes_nothing(scale, channel):
-    loss = ChannelGraphLoss(k=4)
+def test_rescaling_a_student_channel_changes_nothing_of_the_graph(scale, channel):
+    loss = ChannelGraphLoss(k=4, vertex='unit')
     student, teacher = pyramid(1), pyramid(2)
     scaled = tuple(x.clone() for x in student)
     for x in scaled:
@@ -108,6 +110,30 @@ def test_rescaling_a_student_channel_changes_nothing(scale, channel):
     b, _ = run(loss, scaled, teacher)
     for term in a:
         torch.testing.assert_close(a[term], b[term], rtol=1e-3, atol=1e-5)
+
+
+# 'raw' and the width of 'rbf' are in the unit of the features.
+@pytest.mark.parametrize('options', [x for x in OPTIONS if not {'raw', 'rbf'} & {*map(str, x.values())}], ids=str)
+def test_the_unit_of_the_features_changes_nothing(options):
+    loss = ChannelGraphLoss(k=4, **options)
+    student, teacher = pyramid(1), pyramid(2)
+    wanted, _ = run(loss, student, teacher)
+    found, _ = run(loss, tuple(20 * x for x in student), tuple(20 * x for x in teacher))
+    for term in wanted:
+        torch.testing.assert_close(found[term], wanted[term], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize('graph', ['image', 'batch'])
+def test_a_silent_student_misses_all_of_the_teachers_energy(graph):
+    teacher = pyramid(2)
+    terms, _ = run(ChannelGraphLoss(k=4, graph=graph), tuple(torch.zeros_like(x) for x in teacher), teacher)
+    assert terms['vertex'].item() == pytest.approx(1)
+
+
+def test_where_the_teacher_is_silent_the_students_own_energy_counts():
+    student = pyramid(1)
+    terms, _ = run(ChannelGraphLoss(k=4), student, tuple(torch.zeros_like(x) for x in student))
+    assert terms['vertex'].item() == pytest.approx(np.mean([x.square().mean().item() for x in student]), rel=1e-5)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -126,11 +152,14 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert all(g.dtype == dtype and g.isfinite().all() for g in grads)
 
 
-def test_value_against_a_float64_reading_of_the_formula():
+@pytest.mark.parametrize('vertex', ['relative', 'unit', 'raw'])
+def test_value_against_a_float64_reading_of_the_formula(vertex):
     """Cosine graph per image, all attention on, tapered residual distance: written again with loops in NumPy."""
-    temperature, k = 0.5, 3
+    temperature, k = 0.7, 3
     student, teacher = pyramid(3, channels=6), pyramid(4, channels=6)
-    terms, _ = run(ChannelGraphLoss(k=k, solver='exact', temperature=temperature), student, teacher)
+    attention = dict.fromkeys(('spatial_attention', 'channel_attention', 'relational_attention'), True)
+    loss = ChannelGraphLoss(k=k, solver='exact', temperature=temperature, vertex=vertex, **attention)
+    terms, _ = run(loss, student, teacher)
     wanted = dict(vertex=[], edge=[], spectral=[])
     for s_level, t_level in zip(student, teacher, strict=True):
         for s, t in zip(s_level.double().numpy(), t_level.double().numpy(), strict=True):
@@ -140,14 +169,21 @@ def test_value_against_a_float64_reading_of_the_formula():
                 e = np.exp(x - x.max())
                 return e / e.sum()
 
-            position = area * softmax(np.abs(t).mean(0).ravel() / temperature)
-            channel = c * softmax(np.abs(t).reshape(c, -1).mean(1) / temperature)
+            activity = np.abs(t)
+            position = area * softmax(activity.mean(0).ravel() / activity.mean() / temperature)
+            channel = c * softmax(activity.reshape(c, -1).mean(1) / activity.mean() / temperature)
             graph = {}
             for key, x in (('s', s), ('t', t)):
                 v = x.reshape(c, -1) * np.sqrt(position)
                 graph[key] = v / np.linalg.norm(v, axis=1, keepdims=True)
             a = {key: v @ v.T for key, v in graph.items()}
-            wanted['vertex'].append(np.mean(channel * (1 - (graph['s'] * graph['t']).sum(1))))
+            matched = channel * (1 - (graph['s'] * graph['t']).sum(1))
+            if vertex != 'unit':
+                weight = channel[:, None] * position
+                matched = (weight * (s - t).reshape(c, -1) ** 2).mean()
+                if vertex == 'relative':
+                    matched /= (weight * t.reshape(c, -1) ** 2).mean()
+            wanted['vertex'].append(np.mean(matched))
             rows = np.stack([c * softmax(np.abs(a['t'][i]) / temperature) for i in range(c)])
             relation = (rows + rows.T) / 2
             wanted['edge'].append(np.mean(relation * (a['s'] - a['t']) ** 2))
