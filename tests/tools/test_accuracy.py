@@ -44,6 +44,7 @@ student = {config!r}
 methods = dict(crg=dict(type='ChannelGraphLoss', loss_weight=dict(type='GradientRatio', ratio=1)), own={config!r})
 tune = dict(key='loss_weight.ratio', values=[1, 2, 8])
 seeds = [0, 1]
+distiller = dict(taps='backbone')
 """
 
 
@@ -64,7 +65,8 @@ def suite(tmp_path: Path) -> Path:
         ('methods = dict(pkd=dict(ratio=1))', 'methods.pkd='),
         ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
         ("tune = dict(key='loss_weight', values=[1])", 'at least two values'),
-        ('learner = 1', 'learner; accepted: methods, seeds, student, teacher, tune'),
+        ('learner = 1', 'learner; accepted: distiller, methods, seeds, student, teacher, tune'),
+        ('distiller = dict(losses={})', 'distiller.losses; accepted: other options'),
         ('del methods', 'lacks methods'),
     ],
 )
@@ -93,6 +95,7 @@ def test_a_method_is_the_students_config_with_one_loss(accuracy, suite: Path, tm
         crg=dict(type='ChannelGraphLoss', loss_weight=dict(type='GradientRatio', ratio=2))
     )
     assert config.model.student == dict(type='RetinaNet', backbone=dict(depth=18))
+    assert config.model.taps == 'backbone'
     assert config.model.teacher.checkpoint == 'teacher.pth' and config.custom_hooks == [dict(type='EMAHook')]
     path.write_text(content.config('own', Path('teacher.pth')))
     assert Config.fromfile(path).model.teacher == dict(checkpoint='teacher.pth')
@@ -102,17 +105,18 @@ def test_a_method_is_the_students_config_with_one_loss(accuracy, suite: Path, tm
 def test_the_suites_that_come_with_it_build(
     accuracy, path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Every method of every suite, with the last value it may choose."""
+    """Every loss of every suite, and the config of one of them with the last value it may choose."""
     monkeypatch.chdir(TOOLS.parent)
     init_default_scope('mmdet')
     suite = accuracy.Suite.from_file(path)
-    for name in suite.methods:
-        config = tmp_path / 'config.py'
-        config.write_text(suite.config(name, Path('teacher.pth'), suite.tune['values'][-1] if suite.tune else None))
-        ((key, loss),) = Config.fromfile(config).model.losses.items()
-        weight = loss.pop('loss_weight')
-        assert key == name and MODELS.build(loss)
-        assert not suite.tune or weight.ratio == suite.tune['values'][-1]
+    for method in suite.methods.values():
+        assert MODELS.build({key: value for key, value in method.items() if key != 'loss_weight'})
+    name = next(iter(suite.methods))
+    config = tmp_path / 'config.py'
+    config.write_text(suite.config(name, Path('teacher.pth'), suite.tune['values'][-1] if suite.tune else None))
+    ((key, loss),) = Config.fromfile(config).model.losses.items()
+    assert key == name
+    assert not suite.tune or loss.loss_weight.ratio == suite.tune['values'][-1]
 
 
 class FakeRun:

@@ -64,6 +64,8 @@ class Suite:
         tune: ``dict(key=…, values=[…])``: what each loss may choose from, on the validation split, by the first seed;
             ``key`` is a path within the loss, such as ``'loss_weight.ratio'``. Configs of their own are not tuned.
         seeds: default seeds.
+        distiller: beside student, teacher and losses what each loss is put into, options of ``GraphDistiller`` such as
+            ``dict(taps='backbone')``. Configs of their own are left as they are.
     """
 
     teacher: str
@@ -71,6 +73,7 @@ class Suite:
     methods: Mapping[str, Any]
     tune: Mapping[str, Any] | None = None
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    distiller: Mapping[str, Any] | None = None
 
     @classmethod
     def from_file(cls, path: str | Path) -> Suite:
@@ -100,6 +103,8 @@ class Suite:
         tune = content.get('tune')
         if tune is not None and not (tune.keys() == {'key', 'values'} and len(tune['values']) > 1):
             raise SuiteError(f'{path}: tune={tune}; accepted: dict(key=…, values=[…]) with at least two values')
+        if taken := sorted({'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})):
+            raise SuiteError(f'{path}: distiller.{taken[0]}; accepted: other options of GraphDistiller')
         return cls(**content)
 
     def config(self, name: str, checkpoint: Path, value: Any = None) -> str:
@@ -122,7 +127,7 @@ class Suite:
             f'_base_ = {os.path.abspath(self.student)!r}\n'
             "model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}},\n"
             f'    teacher=dict(config={self.teacher!r}, checkpoint={str(checkpoint)!r}),\n'
-            f'    losses={ {name: loss.to_dict()}!r})\n'
+            f'    losses={ {name: loss.to_dict()}!r}, **{dict(self.distiller or {})!r})\n'
         )
 
 

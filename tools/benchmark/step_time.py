@@ -45,6 +45,9 @@ from mmkd_graph.distillers.teacher import FrozenTeacher, resolve_model_config
 from mmkd_graph.losses.interface import DistillContext, Pyramid, PyramidLoss
 from mmkd_graph.registry import MODELS
 
+TEMPERATURE = 2.0
+"""Default of :class:`mmkd_graph.losses.ChannelGraphLoss`."""
+
 
 @MODELS.register_module()
 class NoLoss(PyramidLoss):
@@ -75,19 +78,21 @@ class PlainChannelGraphLoss(PyramidLoss):
         return terms
 
     @staticmethod
-    def _vertex(s: Tensor, t: Tensor) -> Tensor:
-        position, channel = graph.spatial_attention(t), graph.channel_attention(t).flatten(1)
-        matched = (graph.unit_vertices(s, weight=position) * graph.unit_vertices(t, weight=position)).sum(-1)
-        return ((1 - matched) * channel).mean()
+    def _position(t: Tensor) -> Tensor:
+        return graph.spatial_attention(t, TEMPERATURE, normalize=True)
 
-    @staticmethod
-    def _affinities(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        position = graph.spatial_attention(t)
+    def _vertex(self, s: Tensor, t: Tensor) -> Tensor:
+        weight = self._position(t) * graph.channel_attention(t, TEMPERATURE, normalize=True)
+        error, energy = ((weight * x.square()).mean(dim=(1, 2, 3)) for x in (s - t, t))
+        return (error / energy).mean()
+
+    def _affinities(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        position = self._position(t)
         return graph.channel_affinity(s, weight=position), graph.channel_affinity(t, weight=position)
 
     def _edge(self, s: Tensor, t: Tensor) -> Tensor:
         affinity_s, affinity_t = self._affinities(s, t)
-        return ((affinity_s - affinity_t).square() * graph.relational_attention(affinity_t)).mean()
+        return ((affinity_s - affinity_t).square() * graph.relational_attention(affinity_t, TEMPERATURE)).mean()
 
     def _spectral(self, s: Tensor, t: Tensor) -> Tensor:
         laplacian_s, laplacian_t = (graph.normalized_laplacian(graph.adjacency(a)) for a in self._affinities(s, t))
