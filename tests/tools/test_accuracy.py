@@ -105,18 +105,17 @@ def test_a_method_is_the_students_config_with_one_loss(accuracy, suite: Path, tm
 def test_the_suites_that_come_with_it_build(
     accuracy, path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Every loss of every suite, and the config of one of them with the last value it may choose."""
+    """Every method of every suite, with the last value it may choose."""
     monkeypatch.chdir(TOOLS.parent)
     init_default_scope('mmdet')
     suite = accuracy.Suite.from_file(path)
-    for method in suite.methods.values():
-        assert MODELS.build({key: value for key, value in method.items() if key != 'loss_weight'})
-    name = next(iter(suite.methods))
-    config = tmp_path / 'config.py'
-    config.write_text(suite.config(name, Path('teacher.pth'), suite.tune['values'][-1] if suite.tune else None))
-    ((key, loss),) = Config.fromfile(config).model.losses.items()
-    assert key == name
-    assert not suite.tune or loss.loss_weight.ratio == suite.tune['values'][-1]
+    for name in suite.methods:
+        config = tmp_path / 'config.py'
+        config.write_text(suite.config(name, Path('teacher.pth'), suite.tune['values'][-1] if suite.tune else None))
+        ((key, loss),) = Config.fromfile(config).model.losses.items()
+        weight = loss.pop('loss_weight')
+        assert key == name and MODELS.build(loss)
+        assert not suite.tune or weight.ratio == suite.tune['values'][-1]
 
 
 class FakeRun:

@@ -42,11 +42,11 @@ from timing import Spread, alternate, machine
 from mmkd_graph import graph
 from mmkd_graph.distillers.taps import as_pyramid, recorded
 from mmkd_graph.distillers.teacher import FrozenTeacher, resolve_model_config
+from mmkd_graph.losses import ChannelGraphLoss
 from mmkd_graph.losses.interface import DistillContext, Pyramid, PyramidLoss
 from mmkd_graph.registry import MODELS
 
-TEMPERATURE = 2.0
-"""Default of :class:`mmkd_graph.losses.ChannelGraphLoss`."""
+TEMPERATURE = ChannelGraphLoss().temperature
 
 
 @MODELS.register_module()
