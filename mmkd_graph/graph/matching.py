@@ -16,7 +16,8 @@ class ChannelGraphs(NamedTuple):
     Attributes:
         student: Affinities of shape (B, C, C), with gradient; ``None`` without edges.
         teacher: Affinities of shape (B, C, C), without gradient; ``None`` without edges.
-        cosine: Cosine between channel i of one and channel i of the other, (B, C), with gradient into the student.
+        cosine: Cosine between channel i of one and channel i of the other, (B, C), with gradient into the student;
+            ``None`` without matching.
 
     Example:
         >>> import torch
@@ -26,7 +27,7 @@ class ChannelGraphs(NamedTuple):
 
     student: Tensor | None
     teacher: Tensor | None
-    cosine: Tensor
+    cosine: Tensor | None
 
 
 def channel_graphs(
@@ -36,6 +37,7 @@ def channel_graphs(
     weight: Tensor | None = None,
     per: str = 'image',
     edges: bool = True,
+    matched: bool = True,
 ) -> ChannelGraphs:
     r"""Affinities of both sides and the cosine of matched channels, as :func:`unit_vertices` defines them.
 
@@ -51,7 +53,8 @@ def channel_graphs(
             centred channels for ``'pearson'``.
         weight: Optional non-negative spatial weight of shape (N, 1, H, W) or (N, 1, L), without gradient.
         per: one graph per ``'image'`` (B = N) or per ``'batch'`` (B = 1).
-        edges: ``False`` computes the cosine alone.
+        edges: ``False`` leaves the affinities out.
+        matched: ``False`` leaves the cosine out.
 
     Returns:
         :class:`ChannelGraphs` of float32, or float64 for float64 input.
@@ -68,6 +71,8 @@ def channel_graphs(
     """
     check_choice('kind', kind, AFFINITY_KINDS)
     check_choice('per', per, GROUPINGS)
+    if not (edges or matched):
+        raise argument_error('edges, matched', 'False, False', 'at least one of them True')
     if student.dim() not in (3, 4) or 0 in student.shape:
         raise argument_error('student', f'shape {tuple(student.shape)}', '(N, C, H, W) or (N, C, L), not empty')
     check_same_shape('teacher', teacher, 'student', student)
@@ -82,7 +87,7 @@ def channel_graphs(
         flat, least = zip(
             *(_prepare(grouped(x.flatten(2), per), kind, weight) for x in (student, teacher)), strict=True
         )
-        affinity_s, affinity_t, cosine = _ChannelGraphs.apply(*flat, weight, *least, edges)
+        affinity_s, affinity_t, cosine = _ChannelGraphs.apply(*flat, weight, *least, edges, matched)
         if not edges:
             return ChannelGraphs(None, None, cosine)
         if kind == 'rbf':
@@ -117,7 +122,8 @@ class _ChannelGraphs(torch.autograd.Function):
         least_s: Tensor | None,
         least_t: Tensor | None,
         edges: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        matched: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         # Inner products are divided by the peak, so that neither squares of large features overflow nor those of
         # small ones vanish; norms carry its root, and it drops out of every cosine.
         peak_s, peak_t = _peak(student), _peak(teacher)
@@ -125,7 +131,9 @@ class _ChannelGraphs(torch.autograd.Function):
         affinity_s, inverse_s = _affinity(student, factor_s, least_s, peak_s, edges)
         affinity_t, inverse_t = _affinity(teacher, factor_t, least_t, peak_t, edges)
         ratio = (peak_s / peak_t).sqrt()
-        cosine = (student * (teacher * (factor_s * ratio))).sum(-1) * inverse_s * inverse_t
+        cosine = None
+        if matched:
+            cosine = (student * (teacher * (factor_s * ratio))).sum(-1) * inverse_s * inverse_t
         ctx.save_for_backward(student, teacher, factor_s, ratio, inverse_s, inverse_t, cosine, affinity_s)
         if edges:
             ctx.mark_non_differentiable(affinity_t)
@@ -134,22 +142,24 @@ class _ChannelGraphs(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, grad_affinity: Tensor | None, _teacher: Tensor | None, grad_cosine: Tensor
+        ctx: Any, grad_affinity: Tensor | None, _teacher: Tensor | None, grad_cosine: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         student, teacher, factor, ratio, inverse_s, inverse_t, cosine, affinity = ctx.saved_tensors
         with no_autocast(student):
-            matched = teacher * (grad_cosine * inverse_s * inverse_t * ratio.squeeze(-1)).unsqueeze(-1)
-            along = grad_cosine * cosine
+            # Norms only matter along the channel itself: a term on the diagonal.
+            along = 0
+            if cosine is not None:
+                matched = teacher * (grad_cosine * inverse_s * inverse_t * ratio.squeeze(-1)).unsqueeze(-1)
+                along = grad_cosine * cosine
             if affinity is None:
                 grad = matched - student * (along * inverse_s.square()).unsqueeze(-1)
             else:
                 both = grad_affinity + grad_affinity.mT
-                # Norms only matter along the channel itself: a term on the diagonal.
                 along = along + (both * affinity).sum(-1)
                 kernel = both * (inverse_s.unsqueeze(-1) * inverse_s.unsqueeze(-2))
                 kernel.diagonal(dim1=-2, dim2=-1).sub_(along * inverse_s.square())
-                grad = torch.baddbmm(matched, kernel, student)
-            return grad.mul_(factor), None, None, None, None, None
+                grad = kernel @ student if cosine is None else torch.baddbmm(matched, kernel, student)
+            return grad.mul_(factor), None, None, None, None, None, None
 
 
 def _affinity(

@@ -162,11 +162,16 @@ class ChannelGraphLoss(PyramidLoss):
         # Graphs of equally many channels are compared in one go, whatever level they come from.
         graphs: dict[int, list[tuple[float, Tensor, Tensor]]] = {}
         edges = bool(self.edge_weight or self.spectral_weight)
+        matched = bool(self.vertex_weight) and self.vertex == 'unit'
         with torch.autocast(student[0].device.type, enabled=False):
             for share, s, t in zip(shares, student, teacher, strict=True):
                 s, t = s.float(), t.detach().float()
                 position = spatial_attention(t, self.temperature, normalize=True) if self.spatial_attention else None
-                affinity_s, affinity_t, cosine = channel_graphs(s, t, self.affinity, position, self.graph, edges)
+                cosine = None
+                if edges or matched:
+                    affinity_s, affinity_t, cosine = channel_graphs(
+                        s, t, self.affinity, position, self.graph, edges, matched
+                    )
                 if self.vertex_weight:
                     terms['vertex'] = terms.get('vertex', 0) + share * self._vertex(s, t, cosine, position)
                 if edges:
@@ -180,7 +185,7 @@ class ChannelGraphLoss(PyramidLoss):
         weights = dict(vertex=self.vertex_weight, edge=self.edge_weight, spectral=self.spectral_weight)
         return {name: weights[name] * value for name, value in terms.items()}
 
-    def _vertex(self, student: Tensor, teacher: Tensor, cosine: Tensor, position: Tensor | None) -> Tensor:
+    def _vertex(self, student: Tensor, teacher: Tensor, cosine: Tensor | None, position: Tensor | None) -> Tensor:
         share = self._channel_shares(teacher)
         if self.vertex == 'unit':
             return (share * (1 - cosine)).mean()

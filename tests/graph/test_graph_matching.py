@@ -75,6 +75,19 @@ def test_without_edges_the_cosine_and_its_gradient_are_the_same(kind):
     torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_without_matching_the_affinities_and_their_gradient_are_the_same(kind):
+    student, teacher = features_of(4).requires_grad_(), features_of(5)
+    weight = features_of(6, c=1).square()
+    matched = channel_graphs(student, teacher, kind, weight)
+    without = channel_graphs(student, teacher, kind, weight, matched=False)
+    assert without.cosine is None
+    for one, other in ((without.student, matched.student), (without.teacher, matched.teacher)):
+        torch.testing.assert_close(one, other)
+    one, other = (torch.autograd.grad(x.student.sin().sum(), student)[0] for x in (without, matched))
+    torch.testing.assert_close(one, other)
+
+
 HARD = {
     'dead channel': lambda x: x * (torch.arange(6) != 2).view(1, -1, 1, 1),
     'nearly dead channel': lambda x: x * torch.where(torch.arange(6) == 2, 1e-8, 1.0).view(1, -1, 1, 1),
@@ -129,6 +142,7 @@ def test_autocast_leaves_forward_and_backward_alone():
     ('call', 'message'),
     [
         (lambda x: channel_graphs(x, x, 'euclid'), r"kind: got 'euclid'"),
+        (lambda x: channel_graphs(x, x, edges=False, matched=False), 'edges, matched: got False, False'),
         (lambda x: channel_graphs(x, x, per='level'), r"per: got 'level'"),
         (lambda x: channel_graphs(x[0, 0], x), r'student: got shape \(3, 4\)'),
         (lambda x: channel_graphs(x, x[:1]), r'teacher: got shape \(1, 6, 3, 4\)'),
