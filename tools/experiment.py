@@ -26,6 +26,12 @@ _TRAIN_LINE = re.compile(
 _TEST_LINE = re.compile(
     r'(?:Iter|Epoch)\(test\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
 )
+# Let glibc keep and reuse the memory of large tensors: by default every one is mapped anew and returned, page by page.
+_MEMORY = {
+    'MALLOC_MMAP_THRESHOLD_': str(4 << 30),
+    'MALLOC_TRIM_THRESHOLD_': str(8 << 30),
+    'MALLOC_TOP_PAD_': str(256 << 20),
+}
 
 
 class RunFailed(RuntimeError):
@@ -151,7 +157,7 @@ class Run:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env={**os.environ, **self.environment},
+                env={**_MEMORY, **os.environ, **self.environment},
             )
             try:
                 for line in process.stdout:
