@@ -47,7 +47,8 @@ $(READY):
 	@touch '$@'
 
 test: $(READY)
-	@OMP_NUM_THREADS=$(CORES) '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . mmkd_graph tests $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . \
+	    -n $(CORES) --maxprocesses 8 --dist loadscope mmkd_graph tests $(PYTEST_ARGS)
 
 test-upstream:
 	@$(MAKE) --no-print-directory test STACK=upstream
