@@ -38,6 +38,18 @@ def test_gains_are_paired_by_seed(accuracy) -> None:
     assert rows['crg'][4] == '1.30' and rows['crg'][5] == '23.0, 33.0'
 
 
+@pytest.mark.parametrize(
+    ('best', 'wanted'),
+    [(1, [2, 4, 8, 1]), (2, [2, 4, 8, 1]), (4, [2, 4, 8]), (8, [2, 4, 8, 16]), (32, [2, 4, 8, 16, 32])],
+)
+def test_the_search_goes_on_until_the_best_value_has_no_better_neighbour(accuracy, best: int, wanted: list) -> None:
+    values, scores = [1, 2, 4, 8, 16, 32], {}
+    while new := accuracy.untried(values, scores):
+        scores |= {value: -abs(math.log2(value / best)) for value in new}
+    assert list(scores) == wanted
+    assert max(scores, key=scores.get) == best
+
+
 SUITE = """
 teacher = {config!r}
 student = {config!r}
@@ -65,6 +77,7 @@ def suite(tmp_path: Path) -> Path:
         ('methods = dict(pkd=dict(ratio=1))', 'methods.pkd='),
         ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
         ("tune = dict(key='loss_weight', values=[1])", 'at least two values'),
+        ("tune = dict(key='loss_weight', values=[2, 1])", 'values that ascend'),
         ('learner = 1', 'learner; accepted: distiller, methods, seeds, student, teacher, tune'),
         ('distiller = dict(losses={})', 'distiller.losses; accepted: other options'),
         ('del methods', 'lacks methods'),

@@ -4,7 +4,8 @@ A suite names the config of the teacher and of the student, and the methods: eve
 a distillation config of its own. All learn from the same teacher, and a distilled run of a seed starts from the same
 initial student with the same data order as the student alone of that seed: the differences are paired. Finished runs
 are kept, interrupted ones go on. Where the suite has ``tune``, every method chooses one of the same few values by its
-accuracy on the validation split; the test split is read once, for what is reported.
+accuracy on the validation split, starting with the middle three and going on to the best one's neighbours; the test
+split is read once, for what is reported.
 
 Example:
     python tools/benchmark/accuracy.py tools/benchmark/suites/bccd.py --jobs 2
@@ -48,6 +49,29 @@ def summary(values: list[float], digits: int = 1) -> str:
     return mean if len(values) < 2 else f'{mean} ± {interval(values):.{digits}f}'
 
 
+def untried(values: Sequence[float], scores: Mapping[float, float]) -> list[float]:
+    """What to try next of values that ascend: first the middle three, then the neighbours of the best one so far.
+
+    Args:
+        values: what may be chosen.
+        scores: of the values tried so far; the higher the better.
+
+    Returns:
+        Values without a score; none where the best one lies between two worse ones or at an end of ``values``.
+
+    Example:
+        >>> untried([1, 2, 4, 8, 16], {})
+        [2, 4, 8]
+        >>> untried([1, 2, 4, 8, 16], {2: 0.3, 4: 0.1, 8: 0.1})
+        [1]
+    """
+    if not scores:
+        start = max(0, (len(values) - 3) // 2)
+        return list(values[start : start + 3])
+    best = values.index(max(scores, key=scores.__getitem__))
+    return [value for value in values[max(0, best - 1) : best + 2] if value not in scores]
+
+
 class SuiteError(ValueError):
     """A suite that says something else than it can; the message names the key."""
 
@@ -62,7 +86,8 @@ class Suite:
         methods: by name, a loss (``dict(type=…)``) that is put between student and teacher, or the path of a
             distillation config.
         tune: ``dict(key=…, values=[…])``: what each loss may choose from, on the validation split, by the first seed;
-            ``key`` is a path within the loss, such as ``'loss_weight.ratio'``. Configs of their own are not tuned.
+            ``key`` is a path within the loss, such as ``'loss_weight.ratio'``, and ``values`` ascend (see
+            :func:`untried`). Configs of their own are not tuned.
         seeds: default seeds.
         distiller: beside student, teacher and losses what each loss is put into, options of ``GraphDistiller`` such as
             ``dict(taps='backbone')``. Configs of their own are left as they are.
@@ -101,8 +126,14 @@ class Suite:
             ):
                 raise SuiteError(f'{path}: methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
         tune = content.get('tune')
-        if tune is not None and not (tune.keys() == {'key', 'values'} and len(tune['values']) > 1):
-            raise SuiteError(f'{path}: tune={tune}; accepted: dict(key=…, values=[…]) with at least two values')
+        if tune is not None and not (
+            tune.keys() == {'key', 'values'}
+            and len(tune['values']) > 1
+            and list(tune['values']) == sorted(set(tune['values']))
+        ):
+            raise SuiteError(
+                f'{path}: tune={tune}; accepted: dict(key=…, values=[…]) with at least two values that ascend'
+            )
         if taken := sorted({'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})):
             raise SuiteError(f'{path}: distiller.{taken[0]}; accepted: other options of GraphDistiller')
         return cls(**content)
@@ -259,14 +290,17 @@ def main(argv: list[str] | None = None) -> int:
         chosen: dict[str, Any] = dict.fromkeys(args.methods)
         tried: dict[str, dict[Any, float]] = {}
         if suite.tune:
-            tuned = [name for name in args.methods if not isinstance(suite.methods[name], str)]
-            values = suite.tune['values']
-            trials = {(name, value): learn(name, value, args.seeds[0]) for name in tuned for value in values}
-            scores = together(trials, 'val')
-            for name in tuned:
-                tried[name] = {value: scores[name, value]['ap'] for value in values}
-                chosen[name] = max(tried[name], key=tried[name].__getitem__)
-                print(f'{name}: {suite.tune["key"]}={chosen[name]} of {tried[name]} on val', flush=True)
+            tried = {name: {} for name in args.methods if not isinstance(suite.methods[name], str)}
+            while trials := {
+                (name, value): learn(name, value, args.seeds[0])
+                for name, scores in tried.items()
+                for value in untried(suite.tune['values'], scores)
+            }:
+                for (name, value), result in together(trials, 'val').items():
+                    tried[name][value] = result['ap']
+            for name, scores in tried.items():
+                chosen[name] = max(scores, key=scores.__getitem__)
+                print(f'{name}: {suite.tune["key"]}={chosen[name]} on val', flush=True)
         runs = {}
         for seed in args.seeds:
             runs['student', seed] = run('student', suite.student, seed)
@@ -290,7 +324,7 @@ def main(argv: list[str] | None = None) -> int:
     if tried:
         text += f'\n`{suite.tune["key"]}` was chosen on val by seed {args.seeds[0]}:'
         text += ''.join(
-            f' {name} {chosen[name]} ({", ".join(f"{value}: {ap:.1f}" for value, ap in scores.items())});'
+            f' {name} {chosen[name]} ({", ".join(f"{value}: {ap:.1f}" for value, ap in sorted(scores.items()))});'
             for name, scores in tried.items()
         )
         text = f'{text.rstrip(";")}.\n'

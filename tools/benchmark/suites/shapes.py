@@ -18,4 +18,4 @@ for loss in methods.values():
 del loss
 # Its own network has to have learned something before the student's term says anything.
 methods['mhgd']['loss_weight']['iterations'] = 150
-tune = dict(key='loss_weight.ratio', values=[0.5, 2.0, 8.0])
+tune = dict(key='loss_weight.ratio', values=[0.125, 0.5, 2.0, 8.0, 32.0])
