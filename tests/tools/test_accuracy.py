@@ -78,7 +78,7 @@ def suite(tmp_path: Path) -> Path:
         ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
         ("tune = dict(key='loss_weight', values=[1])", 'at least two values'),
         ("tune = dict(key='loss_weight', values=[2, 1])", 'values that ascend'),
-        ('learner = 1', 'learner; accepted: distiller, methods, seeds, student, teacher, tune'),
+        ('learner = 1', 'learner; accepted: check, distiller, methods, seeds, student, teacher, tune'),
         ('distiller = dict(losses={})', 'distiller.losses; accepted: other options'),
         ('del methods', 'lacks methods'),
     ],
@@ -136,7 +136,7 @@ class FakeRun:
 
     calls: list[tuple[str, str]] = []
 
-    def __init__(self, config: str, work_dir: Path, options: dict, environment: dict) -> None:
+    def __init__(self, config: str, work_dir: Path, options: dict, environment: dict, check: bool) -> None:
         self.work_dir, self.options = work_dir, options
         self.checkpoint = work_dir / 'iter_1.pth'
 

@@ -91,6 +91,8 @@ class Suite:
         seeds: default seeds.
         distiller: beside student, teacher and losses what each loss is put into, options of ``GraphDistiller`` such as
             ``dict(taps='backbone')``. Configs of their own are left as they are.
+        check: ``False`` trains what ``tools/check.py`` would refuse, such as losses for teachers of the same classes
+            with a teacher of others.
     """
 
     teacher: str
@@ -99,6 +101,7 @@ class Suite:
     tune: Mapping[str, Any] | None = None
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     distiller: Mapping[str, Any] | None = None
+    check: bool = True
 
     @classmethod
     def from_file(cls, path: str | Path) -> Suite:
@@ -251,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
         # The splits are read by the evaluation alone.
         never = {'train_cfg.val_interval': 10**9}
         options = {'randomness.seed': seed, **never, **args.cfg_options}
-        return Run(config, args.work_dir / f'{label}-{seed}', options, environment)
+        return Run(config, args.work_dir / f'{label}-{seed}', options, environment, suite.check)
 
     def finish(one: Run, split: str) -> dict[str, float]:
         shown = -1
