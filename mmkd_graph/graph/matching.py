@@ -60,7 +60,7 @@ def channel_graphs(
         :class:`ChannelGraphs` of float32, or float64 for float64 input.
 
     Raises:
-        ValueError: If an option is unknown or a shape does not fit.
+        ValueError: If an option is unknown, a shape does not fit, or neither affinities nor cosine are asked for.
 
     Example:
         >>> import torch
