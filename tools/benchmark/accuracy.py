@@ -183,8 +183,9 @@ def table(results: Mapping[str, Mapping[str, list[float]]]) -> str:
         gain = share = ''
         if name not in ('student', 'teacher'):
             gains = [a - b for a, b in zip(result['ap'], student['ap'], strict=True)]
-            gain = f'{statistics.mean(gains):+.1f}' + ('' if len(gains) < 2 else f' ± {interval(gains):.1f}')
-            share = f'{100 * statistics.mean(gains) / gap:.0f} %' if gap > 0 else 'no gap'
+            mean = statistics.mean(gains)  # + 0.0: no "-0"
+            gain = f'{round(mean, 1) + 0.0:+.1f}' + ('' if len(gains) < 2 else f' ± {interval(gains):.1f}')
+            share = f'{round(100 * mean / gap) + 0.0:.0f} %' if gap > 0 else 'no gap'
         lines.append(
             f'| {name} | {summary(result["ap"])} | {summary(result["ap50"])} | {gain} | {share} | '
             f'{statistics.median(result["seconds"]) / pace:.2f} | {", ".join(f"{x:.1f}" for x in result["ap"])} |'
