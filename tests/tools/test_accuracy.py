@@ -75,10 +75,11 @@ def suite(tmp_path: Path) -> Path:
         ("methods = dict(student=dict(type='X'))", 'methods.student; accepted: any other name'),
         ("methods = dict(pkd='nowhere.py')", "methods.pkd='nowhere.py'; accepted: dict(type=…), or the path"),
         ('methods = dict(pkd=dict(ratio=1))', 'methods.pkd='),
+        ("pretrain = 'nowhere.py'", "pretrain='nowhere.py': no such config"),
         ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
         ("tune = dict(key='loss_weight', values=[1])", 'at least two values'),
         ("tune = dict(key='loss_weight', values=[2, 1])", 'values that ascend'),
-        ('learner = 1', 'learner; accepted: check, distiller, methods, seeds, student, teacher, tune'),
+        ('learner = 1', 'learner; accepted: check, distiller, methods, pretrain, seeds, student, teacher, tune'),
         ('distiller = dict(losses={})', 'distiller.losses; accepted: other options'),
         ('del methods', 'lacks methods'),
     ],
@@ -135,10 +136,12 @@ class FakeRun:
     """Counts what is trained and evaluated; AP is best for the ratio 2, and better than the student's."""
 
     calls: list[tuple[str, str]] = []
+    configs: dict[str, str] = {}
 
     def __init__(self, config: str, work_dir: Path, options: dict, environment: dict, check: bool) -> None:
         self.work_dir, self.options = work_dir, options
         self.checkpoint = work_dir / 'iter_1.pth'
+        self.configs[work_dir.name] = config
 
     def train(self, report: object) -> None:
         self.calls.append((self.work_dir.name, 'train'))
@@ -163,3 +166,20 @@ def test_settings_are_chosen_on_val_and_reported_on_test(accuracy, suite: Path, 
     report = (tmp_path / 'out' / 'results-test.md').read_text()
     assert '+10.0' in report and 'on val by seed 0: crg 2 (1: 39.0, 2: 40.0, 8: 34.0).' in report
     assert (tmp_path / 'out' / 'results-test.png').stat().st_size > 5000
+
+
+def test_backbones_start_where_the_suite_says(accuracy, suite: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(accuracy, 'Run', FakeRun)
+    monkeypatch.setattr(FakeRun, 'calls', [])
+    monkeypatch.setattr(FakeRun, 'configs', {})
+    suite.write_text(f'{suite.read_text()}\npretrain = student\n')
+    assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
+    assert [what for name, what in FakeRun.calls if name == 'pretrain-0'] == ['train'], 'a split was read for nothing'
+    assert FakeRun.calls[2] == ('pretrain-0', 'train'), 'not right after the teacher'
+    start = dict(type='Pretrained', checkpoint=f'{tmp_path}/out/pretrain-0/iter_1.pth', prefix='backbone.')
+    for name, path in FakeRun.configs.items():
+        model = Config.fromfile(path).model
+        model = model if name.startswith('own') else model.get('student', model)
+        expected = None if name.startswith(('teacher', 'pretrain', 'own')) else start
+        assert model.get('backbone', {}).get('init_cfg') == expected, name
+    assert 'start from the same trained weights' in (tmp_path / 'out' / 'results-test.md').read_text()

@@ -5,7 +5,8 @@ a distillation config of its own. All learn from the same teacher, and a distill
 initial student with the same data order as the student alone of that seed: the differences are paired. Finished runs
 are kept, interrupted ones go on. Where the suite has ``tune``, every method chooses one of the same few values by its
 accuracy on the validation split, starting with the middle three and going on to the best one's neighbours; the test
-split is read once, for what is reported.
+split is read once, for what is reported. Where it has ``pretrain``, the backbone of every student starts from the same
+trained weights, as it mostly does in practice, and the rest from the seed's.
 
 Example:
     python tools/benchmark/accuracy.py tools/benchmark/suites/bccd.py --jobs 2
@@ -21,7 +22,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -91,6 +92,8 @@ class Suite:
         seeds: default seeds.
         distiller: beside student, teacher and losses what each loss is put into, options of ``GraphDistiller`` such as
             ``dict(taps='backbone')``. Configs of their own are left as they are.
+        pretrain: config that trains, by the first seed, a detector whose backbone the students' start from; ``None``:
+            they start as the student's config says. Configs of their own are left as they are.
         check: ``False`` trains what ``tools/check.py`` would refuse, such as losses for teachers of the same classes
             with a teacher of others.
     """
@@ -101,6 +104,7 @@ class Suite:
     tune: Mapping[str, Any] | None = None
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     distiller: Mapping[str, Any] | None = None
+    pretrain: str | None = None
     check: bool = True
 
     @classmethod
@@ -118,11 +122,11 @@ class Suite:
             raise SuiteError(f'{path}: {", ".join(unknown)}; accepted: {", ".join(sorted(names))}')
         if missing := sorted({'teacher', 'student', 'methods'} - content.keys()):
             raise SuiteError(f'{path} lacks {", ".join(missing)}')
-        for key in ('teacher', 'student'):
-            if not Path(content[key]).is_file():
+        for key in ('teacher', 'student', 'pretrain'):
+            if content.get(key) is not None and not Path(content[key]).is_file():
                 raise SuiteError(f'{path}: {key}={content[key]!r}: no such config')
         for name, method in content['methods'].items():
-            if name in ('teacher', 'student'):
+            if name in ('teacher', 'student', 'pretrain'):
                 raise SuiteError(f'{path}: methods.{name}; accepted: any other name')
             if not (
                 Path(method).is_file() if isinstance(method, str) else isinstance(method, dict) and 'type' in method
@@ -141,13 +145,20 @@ class Suite:
             raise SuiteError(f'{path}: distiller.{taken[0]}; accepted: other options of GraphDistiller')
         return cls(**content)
 
-    def config(self, name: str, checkpoint: Path, value: Any = None) -> str:
+    def pretrained(self, checkpoint: Path) -> str:
+        """The text of the student's config with a backbone that starts from a checkpoint."""
+        config = Config.fromfile(self.student)
+        config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.')
+        return config.pretty_text
+
+    def config(self, name: str, checkpoint: Path, value: Any = None, student: str | None = None) -> str:
         """The text of the config that trains a method.
 
         Args:
             name: of the method.
             checkpoint: of the teacher.
             value: of what is tuned, if it is.
+            student: config of the student; ``None``: the suite's.
         """
         method = self.methods[name]
         if isinstance(method, str):
@@ -158,7 +169,7 @@ class Suite:
             loss.merge_from_dict({f'loss.{self.tune["key"]}': value})
             loss = loss.loss
         return (
-            f'_base_ = {os.path.abspath(self.student)!r}\n'
+            f'_base_ = {os.path.abspath(student or self.student)!r}\n'
             "model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}},\n"
             f'    teacher=dict(config={self.teacher!r}, checkpoint={str(checkpoint)!r}),\n'
             f'    losses={ {name: loss.to_dict()}!r}, **{dict(self.distiller or {})!r})\n'
@@ -257,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
         options = {'randomness.seed': seed, **never, **args.cfg_options}
         return Run(config, args.work_dir / f'{label}-{seed}', options, environment, suite.check)
 
-    def finish(one: Run, split: str) -> dict[str, float]:
+    def reporter(one: Run) -> Callable[[Progress], None]:
         shown = -1
 
         def report(progress: Progress) -> None:
@@ -267,6 +278,16 @@ def main(argv: list[str] | None = None) -> int:
                 shown = tenth
                 print(f'{one.work_dir.name}: {progress.done}/{progress.total}, {progress.eta} left', flush=True)
 
+        return report
+
+    def write(label: str, text: str) -> str:
+        path = args.work_dir / 'configs' / f'{label}.py'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    def finish(one: Run, split: str) -> dict[str, float]:
+        report = reporter(one)
         one.train(report)
         metrics = one.evaluate(report, split)
         return dict(
@@ -283,13 +304,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         teacher = run('teacher', suite.teacher, args.seeds[0])
         found = together({('teacher', args.seeds[0]): teacher}, args.split)
+        student = suite.student
+        if suite.pretrain is not None:
+            before = run('pretrain', suite.pretrain, args.seeds[0])
+            before.train(reporter(before))
+            student = write('student', suite.pretrained(before.checkpoint))
 
         def learn(name: str, value: Any, seed: int) -> Run:
             label = name if value is None else f'{name}-{value}'
-            config = args.work_dir / 'configs' / f'{label}.py'
-            config.parent.mkdir(parents=True, exist_ok=True)
-            config.write_text(suite.config(name, teacher.checkpoint, value))
-            return run(label, str(config), seed)
+            return run(label, write(label, suite.config(name, teacher.checkpoint, value, student)), seed)
 
         chosen: dict[str, Any] = dict.fromkeys(args.methods)
         tried: dict[str, dict[Any, float]] = {}
@@ -307,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f'{name}: {suite.tune["key"]}={chosen[name]} on val', flush=True)
         runs = {}
         for seed in args.seeds:
-            runs['student', seed] = run('student', suite.student, seed)
+            runs['student', seed] = run('student', student, seed)
             runs |= {(name, seed): learn(name, chosen[name], seed) for name in args.methods}
         found |= together(runs, args.split)
     except RunFailed as error:
@@ -320,10 +343,11 @@ def main(argv: list[str] | None = None) -> int:
         results[name] = {key: [row[key] for row in rows] for key in rows[0]}
     alone = results['student']['ap']
     deviation = f'{statistics.stdev(alone):.2f} AP' if len(alone) > 1 else 'not known'
+    note = "The students' backbones start from the same trained weights. " if suite.pretrain else ''
     text = (
         f'{table(results)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}; one teacher. ± is the 95 '
         '% interval of the mean over seeds; gains are paired by seed; the standard deviation of the student alone '
-        f'between seeds is {deviation}. {args.jobs} processes at a time on {machine()}.\n'
+        f'between seeds is {deviation}. {note}{args.jobs} processes at a time on {machine()}.\n'
     )
     if tried:
         text += f'\n`{suite.tune["key"]}` was chosen on val by seed {args.seeds[0]}:'

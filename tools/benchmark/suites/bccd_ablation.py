@@ -2,3 +2,4 @@
 _base_ = './shapes_ablation.py'
 teacher = 'configs/bccd/retinanet_r18-w32_fpn-64_bccd.py'
 student = 'configs/bccd/retinanet_r18-w8_fpn-64_bccd.py'
+pretrain = None

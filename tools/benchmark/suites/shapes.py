@@ -1,6 +1,7 @@
 # Every method on the demonstration set: python tools/dataset/make_shapes.py first.
-teacher = 'configs/demo/retinanet_teacher_shapes.py'
+teacher = 'configs/demo/retinanet_teacher-long_shapes.py'
 student = 'configs/demo/retinanet_student_shapes.py'
+pretrain = 'configs/demo/retinanet_student-pretrain_shapes.py'
 methods = dict(
     crg=dict(type='mmkd_graph.ChannelGraphLoss'),
     mhgd=dict(type='mmkd_graph.AttentionGraphLoss'),

@@ -1,7 +1,8 @@
 # Parts and settings of the channel graphs, each of them alone or left out. All pull twice as hard as the task at the
 # start, the middle one of the values that the methods of shapes.py choose from.
-teacher = 'configs/demo/retinanet_teacher_shapes.py'
+teacher = 'configs/demo/retinanet_teacher-long_shapes.py'
 student = 'configs/demo/retinanet_student_shapes.py'
+pretrain = 'configs/demo/retinanet_student-pretrain_shapes.py'
 changes = dict(
     crg=dict(),
     vertices=dict(edge_weight=0, spectral_weight=0),

@@ -1,0 +1,11 @@
+# A student trained for longer, whose backbone the students of a comparison start from, as they would from ImageNet
+# weights: after 700 iterations from random weights seeds differ by more than methods do.
+# Run: python tools/train.py configs/demo/retinanet_student-pretrain_shapes.py
+_base_ = './retinanet_student_shapes.py'
+
+max_iters = 1400
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=False, begin=50, end=max_iters),
+]
