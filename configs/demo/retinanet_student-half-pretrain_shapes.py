@@ -1,4 +1,4 @@
-# The same with three of the six kinds of shapes.
+# The counterpart of retinanet_student-pretrain_shapes.py for the student of three of the six kinds of shapes.
 # Run: python tools/train.py configs/demo/retinanet_student-half-pretrain_shapes.py
 _base_ = './retinanet_student-half_shapes.py'
 

@@ -24,7 +24,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,14 +151,13 @@ class Suite:
         config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.')
         return config.pretty_text
 
-    def config(self, name: str, checkpoint: Path, value: Any = None, student: str | None = None) -> str:
+    def config(self, name: str, checkpoint: Path, value: Any = None) -> str:
         """The text of the config that trains a method.
 
         Args:
             name: of the method.
             checkpoint: of the teacher.
             value: of what is tuned, if it is.
-            student: config of the student; ``None``: the suite's.
         """
         method = self.methods[name]
         if isinstance(method, str):
@@ -169,7 +168,7 @@ class Suite:
             loss.merge_from_dict({f'loss.{self.tune["key"]}': value})
             loss = loss.loss
         return (
-            f'_base_ = {os.path.abspath(student or self.student)!r}\n'
+            f'_base_ = {os.path.abspath(self.student)!r}\n'
             "model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}},\n"
             f'    teacher=dict(config={self.teacher!r}, checkpoint={str(checkpoint)!r}),\n'
             f'    losses={ {name: loss.to_dict()}!r}, **{dict(self.distiller or {})!r})\n'
@@ -196,7 +195,7 @@ def table(results: Mapping[str, Mapping[str, list[float]]]) -> str:
             gains = [a - b for a, b in zip(result['ap'], student['ap'], strict=True)]
             mean = statistics.mean(gains)  # + 0.0: no "-0"
             gain = f'{round(mean, 1) + 0.0:+.1f}' + ('' if len(gains) < 2 else f' ± {interval(gains):.1f}')
-            share = f'{round(100 * mean / gap) + 0.0:.0f} %' if gap > 0 else 'no gap'
+            share = f'{round(100 * mean / gap)} %' if gap > 0 else 'no gap'
         lines.append(
             f'| {name} | {summary(result["ap"])} | {summary(result["ap50"])} | {gain} | {share} | '
             f'{statistics.median(result["seconds"]) / pace:.2f} | {", ".join(f"{x:.1f}" for x in result["ap"])} |'
@@ -304,15 +303,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         teacher = run('teacher', suite.teacher, args.seeds[0])
         found = together({('teacher', args.seeds[0]): teacher}, args.split)
-        student = suite.student
         if suite.pretrain is not None:
             before = run('pretrain', suite.pretrain, args.seeds[0])
             before.train(reporter(before))
-            student = write('student', suite.pretrained(before.checkpoint))
+            suite = replace(suite, student=write('student', suite.pretrained(before.checkpoint)))
 
         def learn(name: str, value: Any, seed: int) -> Run:
             label = name if value is None else f'{name}-{value}'
-            return run(label, write(label, suite.config(name, teacher.checkpoint, value, student)), seed)
+            return run(label, write(label, suite.config(name, teacher.checkpoint, value)), seed)
 
         chosen: dict[str, Any] = dict.fromkeys(args.methods)
         tried: dict[str, dict[Any, float]] = {}
@@ -330,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f'{name}: {suite.tune["key"]}={chosen[name]} on val', flush=True)
         runs = {}
         for seed in args.seeds:
-            runs['student', seed] = run('student', student, seed)
+            runs['student', seed] = run('student', suite.student, seed)
             runs |= {(name, seed): learn(name, chosen[name], seed) for name in args.methods}
         found |= together(runs, args.split)
     except RunFailed as error:
