@@ -57,6 +57,7 @@ class Run:
         options: ``--cfg-options`` on top of the file.
         environment: extra environment variables of the processes.
         check: let what ``tools/check.py`` would refuse stop the training.
+        trainer: the program below ``tools/`` that trains.
     """
 
     config: str
@@ -64,6 +65,7 @@ class Run:
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     check: bool = True
+    trainer: str = 'train.py'
 
     @property
     def checkpoint(self) -> Path:
@@ -81,7 +83,7 @@ class Run:
             arguments = [self.config, '--work-dir', str(self.work_dir), '--resume']
             if not self.check:
                 arguments.append('--no-check')
-            self._call('train.py', arguments, _TRAIN_LINE, report, self.options)
+            self._call(self.trainer, arguments, _TRAIN_LINE, report, self.options)
             (self.work_dir / 'trained').touch()
 
     def evaluate(

@@ -241,6 +241,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='what the table reports')
     parser.add_argument('--jobs', type=int, default=1, help='processes at a time, each on its share of the cores')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/accuracy/<suite>')
+    parser.add_argument(
+        '--keep-teacher',
+        action='store_true',
+        help="keep the teacher's features of every image in the work dir, so that it runs once for all; needs their room "
+        'on the disk, and the times are then without the teacher',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='for all runs, as in train.py')
     args = parser.parse_args(argv)
     try:
@@ -260,12 +266,16 @@ def main(argv: list[str] | None = None) -> int:
     suite: Suite = args.content
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     environment = {'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
+    trainer = 'train.py'
+    if args.keep_teacher:
+        trainer = 'benchmark/train_with_kept_teacher.py'
+        environment['MMKD_KEPT_TEACHER'] = str(args.work_dir / 'kept-teacher')
 
     def run(label: str, config: str, seed: int) -> Run:
         # The splits are read by the evaluation alone.
         never = {'train_cfg.val_interval': 10**9}
         options = {'randomness.seed': seed, **never, **args.cfg_options}
-        return Run(config, args.work_dir / f'{label}-{seed}', options, environment, suite.check)
+        return Run(config, args.work_dir / f'{label}-{seed}', options, environment, suite.check, trainer)
 
     def reporter(one: Run) -> Callable[[Progress], None]:
         shown = -1
@@ -342,6 +352,8 @@ def main(argv: list[str] | None = None) -> int:
     alone = results['student']['ap']
     deviation = f'{statistics.stdev(alone):.2f} AP' if len(alone) > 1 else 'not known'
     note = "The students' backbones start from the same trained weights. " if suite.pretrain else ''
+    if args.keep_teacher:
+        note += "The teacher's features were kept, and the times are without it. "
     text = (
         f'{table(results)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}; one teacher. ± is the 95 '
         '% interval of the mean over seeds; gains are paired by seed; the standard deviation of the student alone '

@@ -1,0 +1,68 @@
+"""``tools/train.py`` with a teacher that keeps its features of every image it has seen in a folder.
+
+A frozen teacher gives the same features for the same image. Where a data set is small and augmented by little more
+than flips, as those of the benchmarks are, all methods and seeds together see few different images, and the teacher
+need run once for each of them. ``MMKD_KEPT_TEACHER`` names the folder; features are found by teacher and image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import train
+
+from mmkd_graph.distillers.teacher import FrozenTeacher
+
+Pyramid = tuple[Tensor, ...]
+
+
+def digest(*tensors: Tensor, words: str = '') -> str:
+    """A name for the values, shapes and dtypes of some tensors."""
+    state = hashlib.blake2b(words.encode(), digest_size=16)
+    for tensor in tensors:
+        state.update(f'{tuple(tensor.shape)} {tensor.dtype}'.encode())
+        state.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def kept(
+    extract: Callable[[FrozenTeacher, Tensor], Pyramid], folder: Path
+) -> Callable[[FrozenTeacher, Tensor], Pyramid]:
+    """``extract`` of images whose features are not in ``folder`` yet; they are afterwards.
+
+    Args:
+        extract: gives the pyramid, levels (N, C_l, H_l, W_l), of a teacher for images (N, 3, H, W).
+        folder: where features are kept, one file per teacher and image.
+    """
+    teachers: dict[int, str] = {}
+
+    def remembered(teacher: FrozenTeacher, inputs: Tensor) -> Pyramid:
+        if id(teacher) not in teachers:
+            teachers[id(teacher)] = digest(*teacher.model.state_dict().values(), words=f'{teacher.model} {teacher.tap}')
+        where = folder / teachers[id(teacher)]
+        where.mkdir(parents=True, exist_ok=True)
+        autocast = str(torch.is_autocast_enabled(inputs.device.type))
+        paths = [where / f'{digest(image, words=autocast)}.pt' for image in inputs]
+        if new := [i for i, path in enumerate(paths) if not path.exists()]:
+            for i, *levels in zip(new, *extract(teacher, inputs[new]), strict=True):
+                part = paths[i].with_suffix(f'.{os.getpid()}')
+                torch.save([level.cpu().clone() for level in levels], part)
+                part.replace(paths[i])
+        images = [torch.load(path, map_location=inputs.device, weights_only=True) for path in paths]
+        return tuple(torch.stack(levels) for levels in zip(*images, strict=True))
+
+    return remembered
+
+
+if __name__ == '__main__':
+    FrozenTeacher.__call__ = kept(FrozenTeacher.__call__, Path(os.environ['MMKD_KEPT_TEACHER']))
+    train.main()
