@@ -244,8 +244,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--keep-teacher',
         action='store_true',
-        help="keep the teacher's features of every image in the work dir, so that it runs once for all; needs their room "
-        'on the disk, and the times are then without the teacher',
+        help="keep the teacher's features of every image in the work dir, so that it runs once for all; they need "
+        'disk space, and the times are then without the teacher',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='for all runs, as in train.py')
     args = parser.parse_args(argv)
