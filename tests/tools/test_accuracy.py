@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TOOLS, import_tool
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+from torch.nn import functional
 
 from mmkd_graph.registry import MODELS
 
@@ -137,13 +141,18 @@ class FakeRun:
 
     calls: list[tuple[str, str]] = []
     configs: dict[str, str] = {}
+    starts: set[tuple[str, str | None]] = set()
 
-    def __init__(self, config: str, work_dir: Path, options: dict, environment: dict, check: bool) -> None:
-        self.work_dir, self.options = work_dir, options
+    def __init__(
+        self, config: str, work_dir: Path, options: dict, environment: dict, check: bool, trainer: str
+    ) -> None:
+        self.work_dir, self.options, self.started = work_dir, options, (trainer, environment.get('MMKD_KEPT_TEACHER'))
+        assert (TOOLS / trainer).is_file()
         self.checkpoint = work_dir / 'iter_1.pth'
         self.configs[work_dir.name] = config
 
     def train(self, report: object) -> None:
+        self.starts.add(self.started)
         self.calls.append((self.work_dir.name, 'train'))
 
     def evaluate(self, report: object, split: str) -> dict[str, float]:
@@ -183,3 +192,45 @@ def test_backbones_start_where_the_suite_says(accuracy, suite: Path, tmp_path: P
         expected = None if name.startswith(('teacher', 'pretrain', 'own')) else start
         assert model.get('backbone', {}).get('init_cfg') == expected, name
     assert 'start from the same trained weights' in (tmp_path / 'out' / 'results-test.md').read_text()
+
+
+@pytest.mark.parametrize('keep', [False, True])
+def test_the_teacher_is_kept_on_request(accuracy, suite: Path, tmp_path: Path, monkeypatch, keep: bool) -> None:
+    monkeypatch.setattr(accuracy, 'Run', FakeRun)
+    monkeypatch.setattr(FakeRun, 'calls', [])
+    monkeypatch.setattr(FakeRun, 'starts', set())
+    assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out', *['--keep-teacher'] * keep]) == 0
+    kept = ('benchmark/train_with_kept_teacher.py', f'{tmp_path}/out/kept-teacher')
+    assert FakeRun.starts == {kept if keep else ('train.py', None)}
+    assert ('times are without it' in (tmp_path / 'out' / 'results-test.md').read_text()) == keep
+
+
+class FakeTeacher:
+    """A convolution and its pooled map; counts the images that go through."""
+
+    tap = 'neck'
+
+    def __init__(self) -> None:
+        self.model = nn.Conv2d(3, 2, 1)
+        self.images = 0
+
+    @torch.no_grad()
+    def extract(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        self.images += len(inputs)
+        x = self.model(inputs)
+        return x, functional.avg_pool2d(x, 2)
+
+
+def test_a_kept_teacher_runs_once_for_every_image(tmp_path: Path) -> None:
+    extract = import_tool('benchmark/train_with_kept_teacher').kept(FakeTeacher.extract, tmp_path)
+    teacher, images = FakeTeacher(), torch.randn(4, 3, 8, 8)
+    for pick, seen in (([0, 1], 2), ([1, 2], 3), ([2, 0, 1], 3), ([3, 3], 5)):
+        for given, expected in zip(extract(teacher, images[pick]), teacher.extract(images[pick]), strict=True):
+            assert torch.equal(given, expected)
+        teacher.images -= len(pick)
+        assert teacher.images == seen
+    other = FakeTeacher()
+    assert torch.equal(extract(other, images)[1], other.extract(images)[1]), 'features of another teacher'
+    again = copy.deepcopy(other)
+    assert torch.equal(extract(again, images)[0], other.extract(images)[0])
+    assert again.images == other.images - 4, 'a later process has to run the teacher again'
