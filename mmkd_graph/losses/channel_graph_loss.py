@@ -88,7 +88,7 @@ class ChannelGraphLoss(PyramidLoss):
     def __init__(
         self,
         vertex_weight: float = 1.0,
-        edge_weight: float = 1.0,
+        edge_weight: float = 0.1,
         spectral_weight: float = 1.0,
         vertex: str = 'relative',
         affinity: str = 'cosine',

@@ -158,7 +158,7 @@ def test_value_against_a_float64_reading_of_the_formula(vertex):
     temperature, k = 0.7, 3
     student, teacher = pyramid(3, channels=6), pyramid(4, channels=6)
     attention = dict.fromkeys(('spatial_attention', 'channel_attention', 'relational_attention'), True)
-    loss = ChannelGraphLoss(k=k, solver='exact', temperature=temperature, vertex=vertex, **attention)
+    loss = ChannelGraphLoss(k=k, solver='exact', temperature=temperature, vertex=vertex, edge_weight=1, **attention)
     terms, _ = run(loss, student, teacher)
     wanted = dict(vertex=[], edge=[], spectral=[])
     for s_level, t_level in zip(student, teacher, strict=True):
@@ -202,7 +202,7 @@ def test_value_against_a_float64_reading_of_the_formula(vertex):
 
 def test_switches_leave_terms_out_and_weights_scale_them():
     student, teacher = pyramid(1), pyramid(2)
-    full, _ = run(ChannelGraphLoss(k=4), student, teacher)
+    full, _ = run(ChannelGraphLoss(k=4, edge_weight=1), student, teacher)
     for names in itertools.product((0, 3.0), repeat=3):
         if not any(names):
             continue

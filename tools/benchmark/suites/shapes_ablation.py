@@ -11,9 +11,10 @@ changes = dict(
     no_vertices=dict(vertex_weight=0),
     no_edges=dict(edge_weight=0),
     no_spectrum=dict(spectral_weight=0),
-    # Late in training the edges' gradient is the largest of the three and the spectrum's by far the smallest.
-    light_edges=dict(edge_weight=0.25),
-    light_edges_strong_spectrum=dict(edge_weight=0.25, spectral_weight=4.0),
+    # Late in training the gradient of edges that count as much as vertices is the largest of the three, and the
+    # spectrum's always by far the smallest.
+    full_edges=dict(edge_weight=1.0),
+    strong_spectrum=dict(spectral_weight=4.0),
     unit_vertices=dict(vertex='unit'),
     raw_vertices=dict(vertex='raw'),
     sharp_attention=dict(temperature=0.5),
