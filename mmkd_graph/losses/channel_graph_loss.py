@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,7 @@ from mmkd_graph.graph import (
 from mmkd_graph.graph.solvers import MAX_BLOCK, MAX_SUBSPACE_RANK
 from mmkd_graph.registry import MODELS
 
-from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
 
 TAPERED_DEGREE = 4
 """Degree of the block iteration where the embedding is tapered: errors of 1e-4 with a gap or without one."""
@@ -71,7 +69,8 @@ class ChannelGraphLoss(PyramidLoss):
         channel_attention: weigh the channels of the vertex term by the teacher's channel attention.
         relational_attention: weigh the edges by the teacher's relational attention.
         temperature: of the three softmaxes: over activities divided by their mean, and over affinities.
-        level_weights: one weight per paired level, finest first, normalised to mean 1; default: all alike.
+        level_weights: ``'cells'``, ``'alike'``, or one number per paired level, finest first: see
+            :func:`~mmkd_graph.losses.interface.level_shares`. The loss is a weighted mean over the levels.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.
@@ -105,7 +104,7 @@ class ChannelGraphLoss(PyramidLoss):
         channel_attention: bool = True,
         relational_attention: bool = True,
         temperature: float = 2.0,
-        level_weights: Sequence[float] | None = None,
+        level_weights: LevelWeights = 'cells',
     ) -> None:
         super().__init__()
         given = dict(vertex=vertex, affinity=affinity, graph=graph, weights=weights, distance=distance, solver=solver)
@@ -138,13 +137,7 @@ class ChannelGraphLoss(PyramidLoss):
 
     def bind(self, spec: PyramidSpec) -> None:
         """Check ``level_weights`` and ``k`` against the paired levels."""
-        if self.level_weights is not None and (
-            len(self.level_weights) != len(spec.strides) or sum(self.level_weights) <= 0
-        ):
-            raise ValueError(
-                f'losses.{spec.name}.level_weights={self.level_weights}; accepted: one number per paired level, '
-                f'{len(spec.strides)} of them for the strides {spec.strides}, not all 0'
-            )
+        level_shares(self.level_weights, spec.strides, f'losses.{spec.name}.level_weights')
         most = MAX_SUBSPACE_RANK - int(self.skip_trivial) - int(self._tapers)
         decomposed = self.spectral_weight and self.distance != 'heat' and self.solver == 'subspace'
         if decomposed and self.k > most and max(spec.teacher_channels) > MAX_BLOCK:
@@ -156,8 +149,7 @@ class ChannelGraphLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``vertex``, ``edge`` and ``spectral`` of levels (N, C_l, H_l, W_l), as far as switched on."""
-        shares = self.level_weights or [1.0] * len(student)
-        shares = [share / sum(shares) for share in shares]
+        shares = level_shares(self.level_weights, context.strides)
         terms: dict[str, Tensor] = {}
         # Graphs of equally many channels are compared in one go, whatever level they come from.
         graphs: dict[int, list[tuple[float, Tensor, Tensor]]] = {}

@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mmengine.model import BaseModule
 from torch import Tensor
+
+from mmkd_graph.graph.arguments import check_number
 
 Pyramid = tuple[Tensor, ...]
 
@@ -44,6 +47,46 @@ class DistillContext:
     strides: tuple[int, ...]
     batch_shape: tuple[int, int]
     progress: float = 0.0
+
+
+LevelWeights = Literal['alike', 'cells'] | Sequence[float]
+
+
+def level_shares(weights: LevelWeights, strides: Sequence[int], key: str = 'level_weights') -> list[float]:
+    r"""What share of a loss every level has.
+
+    Args:
+        weights: ``'alike'``, every level as much as another; ``'cells'``, every cell as much as another, so that a
+            level has :math:`1 / \mathrm{stride}^2` of the weight; or one number >= 0 per level, finest first.
+        strides: of the levels, in input pixels per cell.
+        key: the config key, for the error message.
+
+    Returns:
+        Shares that add up to 1.
+
+    Raises:
+        ValueError: for anything else; names ``key``.
+
+    Example:
+        >>> level_shares('cells', (8, 16))
+        [0.8, 0.2]
+    """
+    if weights == 'alike':
+        given = [1.0] * len(strides)
+    elif weights == 'cells':
+        given = [1 / stride**2 for stride in strides]
+    elif isinstance(weights, str) or not isinstance(weights, Sequence):
+        raise ValueError(f"{key}={weights!r}; accepted: 'alike', 'cells', or one number per level")
+    else:
+        given = list(weights)
+        for number in given:
+            check_number(key, number)
+        if len(given) != len(strides) or sum(given) <= 0:
+            raise ValueError(
+                f'{key}={weights}; accepted: one number per paired level, {len(strides)} of them for the strides '
+                f'{tuple(strides)}, not all 0'
+            )
+    return [weight / sum(given) for weight in given]
 
 
 class PyramidLoss(BaseModule, metaclass=ABCMeta):

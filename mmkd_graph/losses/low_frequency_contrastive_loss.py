@@ -13,7 +13,7 @@ from mmkd_graph.necks import InstancePooling, LowPassPyramid
 from mmkd_graph.registry import MODELS
 
 from .gathering import gather_samples
-from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
 
 SAMPLES = ('instances', 'images')
 
@@ -46,7 +46,8 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         teacher_filters: the same on the teacher's side; ``'average'`` leaves its low frequencies as they are.
         teacher_projection: ``'learned'`` or ``'fixed'``.
         gather: contrast with the samples of all ranks. Value and gradient are those of one rank with all samples.
-        level_weights: one weight per paired level, finest first, normalised to mean 1; default: all alike.
+        level_weights: ``'alike'``, ``'cells'``, or one number per paired level, finest first: see
+            :func:`~mmkd_graph.losses.interface.level_shares`. The loss is a weighted mean over the levels.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.
@@ -78,7 +79,7 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         teacher_filters: str = 'average',
         teacher_projection: str = 'learned',
         gather: bool = False,
-        level_weights: Sequence[float] | None = None,
+        level_weights: LevelWeights = 'alike',
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -105,19 +106,13 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
 
     def bind(self, spec: PyramidSpec) -> None:
         """Create filters and projections for the pyramids' channels; check ``level_weights``."""
-        if self.level_weights is not None and (
-            len(self.level_weights) != len(spec.strides) or sum(self.level_weights) <= 0
-        ):
-            raise ValueError(
-                f'losses.{spec.name}.level_weights={self.level_weights}; accepted: one number per paired level, '
-                f'{len(spec.strides)} of them for the strides {spec.strides}, not all 0'
-            )
+        level_shares(self.level_weights, spec.strides, f'losses.{spec.name}.level_weights')
         self.student = LowPassPyramid(spec.student_channels, **self._sides['student'])
         self.teacher = LowPassPyramid(spec.teacher_channels, **self._sides['teacher'])
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Term ``contrast`` of levels (N, C_l, H_l, W_l); student and teacher may have different channels."""
-        shares = self.level_weights or [1.0] * len(student)
+        shares = level_shares(self.level_weights, context.strides)
         with torch.autocast(student[0].device.type, enabled=False):
             boxes = self._boxes(student[0], context)
             sides = (self.student, student), (self.teacher, [level.detach() for level in teacher])
@@ -131,7 +126,7 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
             half = len(parts) // 2
             values = [info_nce(s, t, self.temperature) for s, t in zip(parts[:half], parts[half:], strict=True)]
             levels = torch.stack(values).view(len(student), -1).mean(dim=1)
-            value = (levels * levels.new_tensor(shares)).sum() / sum(shares)
+            value = (levels * levels.new_tensor(shares)).sum()
         return dict(contrast=value)
 
     def _boxes(self, level: Tensor, context: DistillContext) -> list[Tensor]:

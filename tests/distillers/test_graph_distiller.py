@@ -13,6 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.losses import DistillContext
 
 CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4)
 
@@ -247,8 +248,9 @@ def test_levels_pair_by_stride(student, teacher, batch):
 def loss_of_features(model, batch):
     """Distillation terms without the head, whose anchors are for other strides."""
     data = model.data_preprocessor(copy.deepcopy(batch), True)
-    ours, theirs, _ = model.pyramids(data['inputs'], data['data_samples'])
-    terms = model.distill.losses['crg'](ours, theirs, None)
+    ours, theirs, strides = model.pyramids(data['inputs'], data['data_samples'])
+    context = DistillContext(data['data_samples'], strides, tuple(data['inputs'].shape[-2:]))
+    terms = model.distill.losses['crg'](ours, theirs, context)
     return {f'loss_kd.crg.{k}': v for k, v in terms.items()}
 
 

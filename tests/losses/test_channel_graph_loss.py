@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmkd_graph.losses import ChannelGraphLoss, DistillContext, PyramidSpec
 
-CONTEXT = DistillContext(data_samples=(), strides=(8, 16), batch_shape=(64, 64))
+STRIDES = (8, 16)
 OPTIONS = [
     dict(),
     dict(vertex='unit'),
@@ -34,7 +34,7 @@ def pyramid(seed=0, channels=12, batch=2, sizes=((8, 8), (4, 4)), dtype=torch.fl
 
 def run(loss, student, teacher):
     student = tuple(x.detach().requires_grad_() for x in student)
-    terms = loss(student, teacher, CONTEXT)
+    terms = loss(student, teacher, DistillContext((), STRIDES[: len(student)], batch_shape=(64, 64)))
     total = sum(terms.values())
     return {k: v.detach() for k, v in terms.items()}, torch.autograd.grad(total, student, allow_unused=True)
 
@@ -132,7 +132,8 @@ def test_a_silent_student_misses_all_of_the_teachers_energy(graph):
 
 def test_where_the_teacher_is_silent_the_students_own_energy_counts():
     student = pyramid(1)
-    terms, _ = run(ChannelGraphLoss(k=4), student, tuple(torch.zeros_like(x) for x in student))
+    loss = ChannelGraphLoss(k=4, level_weights='alike')
+    terms, _ = run(loss, student, tuple(torch.zeros_like(x) for x in student))
     assert terms['vertex'].item() == pytest.approx(np.mean([x.square().mean().item() for x in student]), rel=1e-5)
 
 
@@ -197,7 +198,8 @@ def test_value_against_a_float64_reading_of_the_formula(vertex):
             taper = (e[k] - e[:k]) / (e[k] - e[0])
             wanted['spectral'].append(np.sum(((lap['s'] - lap['t']) @ u[:, :k] * taper) ** 2) / k)
     for term, values in wanted.items():
-        assert terms[term].item() == pytest.approx(np.mean(values), rel=2e-3), term
+        every_cell_alike = np.repeat([0.8, 0.2], len(student[0]))
+        assert terms[term].item() == pytest.approx(np.average(values, weights=every_cell_alike), rel=2e-3), term
 
 
 def test_switches_leave_terms_out_and_weights_scale_them():
@@ -216,11 +218,10 @@ def test_switches_leave_terms_out_and_weights_scale_them():
 def test_level_weights_average_the_levels():
     student, teacher = pyramid(1), pyramid(2)
     parts = [run(ChannelGraphLoss(k=4), (s,), (t,))[0] for s, t in zip(student, teacher, strict=True)]
-    weighted, _ = run(ChannelGraphLoss(k=4, level_weights=(3.0, 1.0)), student, teacher)
-    plain, _ = run(ChannelGraphLoss(k=4), student, teacher)
-    for term in plain:
-        torch.testing.assert_close(plain[term], (parts[0][term] + parts[1][term]) / 2)
-        torch.testing.assert_close(weighted[term], (3 * parts[0][term] + parts[1][term]) / 4)
+    for weights, shares in (('alike', (1 / 2, 1 / 2)), ((3.0, 1), (3 / 4, 1 / 4)), ('cells', (4 / 5, 1 / 5))):
+        weighted, _ = run(ChannelGraphLoss(k=4, level_weights=weights), student, teacher)
+        for term, value in weighted.items():
+            torch.testing.assert_close(value, shares[0] * parts[0][term] + shares[1] * parts[1][term])
 
 
 def test_one_graph_per_image_is_the_mean_over_images():
@@ -265,7 +266,8 @@ def test_a_level_of_one_cell_has_the_same_value_whatever_the_rounding():
 def test_levels_of_different_width_are_averaged_like_others():
     student, teacher = pyramid(1), pyramid(2)
     narrow_s, narrow_t = pyramid(3, channels=7), pyramid(4, channels=7)
-    both, _ = run(ChannelGraphLoss(k=4), (student[0], narrow_s[0]), (teacher[0], narrow_t[0]))
+    loss = ChannelGraphLoss(k=4, level_weights='alike')
+    both, _ = run(loss, (student[0], narrow_s[0]), (teacher[0], narrow_t[0]))
     one, _ = run(ChannelGraphLoss(k=4), student[:1], teacher[:1])
     other, _ = run(ChannelGraphLoss(k=4), narrow_s[:1], narrow_t[:1])
     for term in both:
@@ -282,7 +284,17 @@ def test_an_embedding_too_large_for_the_block_iteration_is_refused_at_build():
     ChannelGraphLoss(k=40).bind(narrow)
 
 
-def test_level_weights_must_fit_the_levels():
-    loss = ChannelGraphLoss(level_weights=(1, 2, 3))
-    with pytest.raises(ValueError, match=r'losses\.crg\.level_weights.*2 of them'):
-        loss.bind(PyramidSpec((8, 16), (4, 4), (4, 4), 'crg'))
+@pytest.mark.parametrize(
+    ('weights', 'words'),
+    [
+        ((1, 2, 3), r'=\(1, 2, 3\).*2 of them for the strides \(8, 16\)'),
+        ((0, 0), 'not all 0'),
+        ((1, -1), 'a finite number >= 0'),
+        ('fine', r"='fine'; accepted: 'alike', 'cells'"),
+        (3, "=3; accepted: 'alike', 'cells'"),
+    ],
+)
+def test_level_weights_must_fit_the_levels(weights, words):
+    loss = ChannelGraphLoss(level_weights=weights)
+    with pytest.raises(ValueError, match=rf'losses\.crg\.level_weights.*{words}'):
+        loss.bind(PyramidSpec(STRIDES, (4, 4), (4, 4), 'crg'))

@@ -260,7 +260,7 @@ def test_images_end_where_their_padding_begins():
 def test_level_weights_average_the_levels():
     student, teacher = student_of(), teacher_of()
     plain, first, weighted = (
-        run(build(level_weights=weights), student, teacher)[0] for weights in (None, (1, 0), (3, 1))
+        run(build(level_weights=weights), student, teacher)[0] for weights in ('alike', (1, 0), (3, 1))
     )
     second = 2 * plain - first
     torch.testing.assert_close(weighted, (3 * first + second) / 4)

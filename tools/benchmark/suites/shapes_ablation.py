@@ -17,6 +17,7 @@ changes = dict(
     strong_spectrum=dict(spectral_weight=4.0),
     unit_vertices=dict(vertex='unit'),
     raw_vertices=dict(vertex='raw'),
+    levels_alike=dict(level_weights='alike'),
     sharp_attention=dict(temperature=0.5),
     no_attention=dict(spatial_attention=False, channel_attention=False, relational_attention=False),
     projection=dict(distance='projection'),
