@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from mmkd_graph.graph import info_nce
+from mmkd_graph.graph.arguments import check_integer
 from mmkd_graph.necks import InstancePooling, LowPassPyramid
+from mmkd_graph.necks.lowpass_pyramid import unit_samples
 from mmkd_graph.registry import MODELS
 
 from .gathering import gather_samples
 from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
 
-SAMPLES = ('instances', 'images')
+Pair = tuple[Tensor, Tensor]
+
+SAMPLES = ('instances', 'images', 'cells')
 
 
 @MODELS.register_module()
@@ -23,29 +27,34 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
     r"""The student must find each sample among the teacher's, by the low frequencies of its features.
 
     For student and teacher, every level is cut into samples (RoIAlign, ``output_size`` cells a side), filtered at
-    several scales, projected to a compact space and normalised: :class:`~mmkd_graph.necks.LowPassPyramid`. Per level
-    and scale :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`: the positive is
-    the teacher's view of the same sample, the negatives are its views of the others. Term ``contrast`` is the mean
-    over scales and levels. All of it runs in float32 under autocast. One sample (on all ranks together, with
-    ``gather``) has nothing to be told from: exactly 0, attached.
+    several scales, projected to a compact space and normalised: :class:`~mmkd_graph.necks.LowPassPyramid`; or it is
+    filtered and projected whole, and every cell of the result is a sample. Per level and scale
+    :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`: the positive is the
+    teacher's view of the same sample, the negatives are its views of the others. Term ``contrast`` is the mean over
+    scales and levels. All of it runs in float32 under autocast. One sample (on all ranks together, with ``gather``)
+    has nothing to be told from: exactly 0, attached.
 
     The teacher's features take no gradient; its projection (and its filters, if learned) are parameters of this loss.
     Both sides have their own projection, so student and teacher may have different widths (``adapter='never'``).
-    Embeddings that collapse are no solution: see :func:`~mmkd_graph.graph.info_nce`. What a learned projection of the
-    teacher can do is to choose directions in which its samples are easily told apart and easily matched;
-    ``teacher_projection='fixed'`` keeps the teacher's geometry as it is (a random orthogonal projection).
+    With ``teacher_projection='learned'`` embeddings that collapse are no solution (:func:`~mmkd_graph.graph.info_nce`),
+    but the teacher's samples may move to where they are easily told apart and easily matched, and then little is asked
+    of the student; ``'fixed'`` keeps the teacher's geometry as it is (an orthogonal projection).
 
     Args:
         embed_channels: channels of the compact space; 128 as in CRD (arXiv 1910.10699).
         temperature: :math:`\tau`; 0.07 as in CRD.
         scales: sides of the low-pass windows, in cells of the pooled samples, at most ``output_size``.
-        samples: ``'instances'``, the ground-truth boxes; or ``'images'``, the part of the batch that is not padding.
-        output_size: cells per side of a pooled sample; 8 is what the default scales need.
+        samples: ``'instances'``, the ground-truth boxes; ``'images'``, the part of the batch that is not padding; or
+            ``'cells'`` of that part after the filters.
+        output_size: cells per side of a pooled instance or image; 8 is what the default scales need.
         max_instances: keep at most so many instances per image, the largest; ``None`` keeps all.
+        max_cells: with ``'cells'``, draw at most so many per level and scale from the rank's batch, anew in every
+            pass, by torch's global generator.
         student_filters: ``'learned'`` or ``'average'``, see :class:`~mmkd_graph.necks.LowPassPyramid`.
         teacher_filters: the same on the teacher's side; ``'average'`` leaves its low frequencies as they are.
-        teacher_projection: ``'learned'`` or ``'fixed'``.
-        gather: contrast with the samples of all ranks. Value and gradient are those of one rank with all samples.
+        teacher_projection: ``'fixed'`` or ``'learned'``.
+        gather: contrast with the samples of all ranks; value and gradient are those of one rank with all samples.
+            Not with ``'cells'``, of which a rank has enough.
         level_weights: ``'alike'``, ``'cells'``, or one number per paired level, finest first: see
             :func:`~mmkd_graph.losses.interface.level_shares`. The loss is a weighted mean over the levels.
 
@@ -75,9 +84,10 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         samples: str = 'instances',
         output_size: int = 8,
         max_instances: int | None = None,
+        max_cells: int = 512,
         student_filters: str = 'learned',
         teacher_filters: str = 'average',
-        teacher_projection: str = 'learned',
+        teacher_projection: str = 'fixed',
         gather: bool = False,
         level_weights: LevelWeights = 'alike',
     ) -> None:
@@ -99,10 +109,14 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
             except ValueError as error:
                 prefix = f'{side}_' if str(error).startswith(('filters', 'projection')) else ''
                 raise ValueError(f'{prefix}{error}') from error
-        if max(scales) > output_size:
+        if samples == 'cells':
+            check_integer('max_cells', max_cells, 2)
+            if gather:
+                raise ValueError("gather=True; accepted with samples='cells': False")
+        elif max(scales) > output_size:
             raise ValueError(f'scales={tuple(scales)}; accepted: at most the output_size, {output_size}')
         self.temperature, self.samples, self.gather = temperature, samples, gather
-        self.level_weights = level_weights
+        self.level_weights, self.max_cells = level_weights, max_cells
 
     def bind(self, spec: PyramidSpec) -> None:
         """Create filters and projections for the pyramids' channels; check ``level_weights``."""
@@ -114,23 +128,49 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         """Term ``contrast`` of levels (N, C_l, H_l, W_l); student and teacher may have different channels."""
         shares = level_shares(self.level_weights, context.strides)
         with torch.autocast(student[0].device.type, enabled=False):
-            boxes = self._boxes(student[0], context)
-            sides = (self.student, student), (self.teacher, [level.detach() for level in teacher])
-            embedded = [neck(self.pooling(levels, context.strides, boxes)) for neck, levels in sides]
-            # One row per sample with everything in it, so that gathering is one message.
-            parts = [scale.flatten(1) for side in embedded for level in side for scale in level]
-            rows = torch.cat(parts, dim=1)
-            if self.gather:
-                rows = gather_samples(rows)
-            parts = rows.split([part.shape[1] for part in parts], dim=1)
-            half = len(parts) // 2
-            values = [info_nce(s, t, self.temperature) for s, t in zip(parts[:half], parts[half:], strict=True)]
+            pairs = (self._cells if self.samples == 'cells' else self._pooled)(
+                student, [level.detach() for level in teacher], context
+            )
+            values = [info_nce(s, t, self.temperature) for s, t in pairs]
             levels = torch.stack(values).view(len(student), -1).mean(dim=1)
             value = (levels * levels.new_tensor(shares)).sum()
         return dict(contrast=value)
 
+    def _pooled(self, student: Pyramid, teacher: Sequence[Tensor], context: DistillContext) -> list[Pair]:
+        boxes = self._boxes(student[0], context)
+        sides = (self.student, student), (self.teacher, teacher)
+        embedded = [neck(self.pooling(levels, context.strides, boxes)) for neck, levels in sides]
+        # One row per sample with everything in it, so that gathering is one message.
+        parts = [scale.flatten(1) for side in embedded for level in side for scale in level]
+        rows = torch.cat(parts, dim=1)
+        if self.gather:
+            rows = gather_samples(rows)
+        parts = rows.split([part.shape[1] for part in parts], dim=1)
+        half = len(parts) // 2
+        return list(zip(parts[:half], parts[half:], strict=True))
+
+    def _cells(self, student: Pyramid, teacher: Sequence[Tensor], context: DistillContext) -> list[Pair]:
+        ends = torch.tensor(_image_shapes(context))
+        pairs = []
+        sides = self.student.project(student), self.teacher.project(teacher)
+        for stride, maps_s, maps_t in zip(context.strides, *sides, strict=True):
+            for scale, s, t in zip(self.student.scales, maps_s, maps_t, strict=True):
+                # on the CPU, where the image sizes are: nothing waits for the device
+                rows, columns = (torch.arange(size) * stride * scale for size in s.shape[-2:])
+                inside = (rows < ends[:, :1])[:, :, None] & (columns < ends[:, 1:])[:, None]
+                chosen = inside.flatten().nonzero().squeeze(1)
+                if len(chosen) > self.max_cells:
+                    chosen = chosen[torch.randperm(len(chosen))[: self.max_cells]]
+                chosen = chosen.to(s.device, non_blocking=True)
+                pairs.append(tuple(unit_samples(x.movedim(1, -1).flatten(0, 2)[chosen]) for x in (s, t)))
+        return pairs
+
     def _boxes(self, level: Tensor, context: DistillContext) -> list[Tensor]:
         if self.samples == 'instances':
             return self.pooling.read(context.data_samples).boxes
-        shapes = [sample.metainfo.get('img_shape', context.batch_shape)[:2] for sample in context.data_samples]
-        return [level.new_tensor([[0, 0, width, height]], dtype=torch.float32) for height, width in shapes]
+        images = _image_shapes(context)
+        return [level.new_tensor([[0, 0, width, height]], dtype=torch.float32) for height, width in images]
+
+
+def _image_shapes(context: DistillContext) -> list[tuple[int, int]]:
+    return [tuple(sample.metainfo.get('img_shape', context.batch_shape)[:2]) for sample in context.data_samples]

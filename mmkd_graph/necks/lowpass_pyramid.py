@@ -79,12 +79,16 @@ class LowPassPyramid(BaseModule):
             Every sample's map has norm 1 over channels and cells together, so that inner products weigh a place by
             how strong the features are there; a sample that is 0 everywhere stays 0 and passes no gradient.
         """
-        return tuple(self._embed(*level) for level in zip(pyramid, self.logits, self.projections, strict=True))
+        return tuple(tuple(map(unit_samples, maps)) for maps in self.project(pyramid))
 
-    def _embed(self, level: Tensor, logits: nn.ParameterDict, projection: nn.Conv2d) -> tuple[Tensor, ...]:
+    def project(self, pyramid: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]:
+        """The maps of :meth:`forward` before they are brought to norm 1."""
+        return tuple(self._project(*level) for level in zip(pyramid, self.logits, self.projections, strict=True))
+
+    def _project(self, level: Tensor, logits: nn.ParameterDict, projection: nn.Conv2d) -> tuple[Tensor, ...]:
         with no_autocast(level):
             maps = multi_scale_low_pass(level, self.scales, {int(s): x for s, x in logits.items()})
-            return tuple(unit_samples(projection(x)) for x in maps)
+            return tuple(projection(x) for x in maps)
 
 
 def check_scales(scales: Sequence[int]) -> None:
@@ -97,6 +101,6 @@ def check_scales(scales: Sequence[int]) -> None:
 
 
 def unit_samples(maps: Tensor) -> Tensor:
-    """Bring every sample of (N, D, h, w) to norm 1; a sample of zeros stays and passes no gradient."""
+    """Bring every sample of (N, ...) to norm 1; a sample of zeros stays and passes no gradient."""
     # A sample is a graph of one vertex here: only one that is exactly 0 counts as dead.
     return unit_vertices(maps.flatten(1).unsqueeze(1)).view_as(maps)

@@ -120,6 +120,51 @@ def test_the_right_pairing_is_the_least_of_all():
     assert values[0, 1, 2, 3] > 0
 
 
+def test_cells_against_a_float64_reading_of_the_formula():
+    """Every window that begins in its image is a sample, of all images together."""
+    loss, student, teacher = build(samples='cells', scales=(1, 2, 3), temperature=0.3), student_of(), teacher_of()
+    where = context([(), ()])
+    shapes = (64, 40), (33, 64)
+    for sample, shape in zip(where.data_samples, shapes, strict=True):
+        sample.set_metainfo(dict(img_shape=shape))
+    values = []
+    for index, stride in enumerate(STRIDES):
+        for scale in (1, 2, 3):
+            rows = {'s': [], 't': []}
+            for key, levels, neck in (('s', student, loss.student), ('t', teacher, loss.teacher)):
+                projection = neck.projections[index].weight.detach().double().numpy()[:, :, 0, 0]
+                for x, (height, width) in zip(levels[index].double().numpy(), shapes, strict=True):
+                    side = x.shape[-1]
+                    for top, left in itertools.product(range(0, side, scale), repeat=2):
+                        if top * stride < height and left * stride < width:
+                            places = itertools.product(range(top, top + scale), range(left, left + scale))
+                            window = [x[:, min(i, side - 1), min(j, side - 1)] for i, j in places]
+                            cell = projection @ np.mean(window, axis=0)
+                            rows[key].append(cell / np.linalg.norm(cell))
+            similar = np.exp(np.array(rows['s']) @ np.array(rows['t']).T / 0.3)
+            values.append(np.mean(-np.log(np.diag(similar) / similar.sum(1))))
+    found, _ = run(loss, student, teacher, where)
+    assert found.item() == pytest.approx(np.mean(values), rel=1e-5)
+    flipped = [tuple(x.flip(0) for x in side) for side in (student, teacher)]
+    where.data_samples.reverse()
+    torch.testing.assert_close(run(loss, *flipped, where)[0], found)
+
+
+def test_cells_are_drawn_anew_where_there_are_too_many():
+    torch.manual_seed(0)
+    few, many = build(samples='cells', max_cells=5), build(samples='cells', max_cells=10_000)
+    drawn = {run(few, student_of(), teacher_of())[0].item() for _ in range(4)}
+    assert len(drawn) == 4
+    assert len({run(many, student_of(), teacher_of())[0].item() for _ in range(2)}) == 1
+
+
+def test_one_cell_is_an_attached_zero():
+    student, teacher = ([x[:1, :, :1, :1] for x in side] for side in (student_of(), teacher_of()))
+    value, grads = run(build(samples='cells'), student, teacher, context([()]))
+    assert value.item() == 0
+    assert all(not grad.any() for grad in grads)
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_the_order_of_instances_and_images_does_not_matter(seed):
@@ -159,7 +204,7 @@ def test_gradient_steps_find_the_pairs(teacher_projection):
 
 def test_collapse_is_no_solution():
     """Samples that all point nearly the same way cost log K; training the projections alone draws them apart."""
-    loss, where = build(samples='images'), context([()] * 6)
+    loss, where = build(samples='images', teacher_projection='learned'), context([()] * 6)
     # a mean that all samples share
     student, teacher = (tuple(x + 5 for x in side) for side in (student_of(batch=6), teacher_of(batch=6)))
     pooled = loss.pooling(teacher, STRIDES, loss._boxes(teacher[0], where))
@@ -199,7 +244,7 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize('samples', ['instances', 'images'])
+@pytest.mark.parametrize('samples', ['instances', 'images', 'cells'])
 @pytest.mark.parametrize('hard', HARD)
 def test_hard_features_give_finite_values_and_gradients(samples, hard):
     make, keep = HARD[hard], lambda x: x
@@ -221,7 +266,7 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 def test_the_teacher_gets_no_gradient():
     teacher = tuple(x.requires_grad_() for x in teacher_of())
-    loss = build()
+    loss = build(teacher_projection='learned')
     loss(student_of(), teacher, context())['contrast'].backward()
     assert all(x.grad is None for x in teacher)
     assert all(p.grad.abs().sum() > 0 for p in loss.teacher.projections.parameters())
@@ -234,8 +279,9 @@ def test_what_is_learned_on_each_side():
     def named(loss):
         return [(name, p) for name, p in loss.named_parameters() if p.requires_grad]
 
-    assert names() == {'student.logits', 'student.projections', 'teacher.projections'}
-    assert names(teacher_projection='fixed', student_filters='average') == {'student.projections'}
+    assert names() == {'student.logits', 'student.projections'}
+    assert names(student_filters='average') == {'student.projections'}
+    assert names(teacher_projection='learned') - names() == {'teacher.projections'}
     assert names(teacher_filters='learned') - names() == {'teacher.logits'}
 
 
@@ -272,6 +318,8 @@ def test_level_weights_average_the_levels():
     [
         (dict(temperature=0), 'temperature=0'),
         (dict(samples='pixels'), "samples='pixels'.*'images'"),
+        (dict(samples='cells', gather=True), "gather=True; accepted with samples='cells': False"),
+        (dict(samples='cells', max_cells=1), 'max_cells'),
         (dict(scales=(1, 16)), r'scales=\(1, 16\).*output_size, 8'),
         (dict(scales=()), 'scales'),
         (dict(embed_channels=0), 'embed_channels=0'),
