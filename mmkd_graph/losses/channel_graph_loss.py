@@ -86,9 +86,9 @@ class ChannelGraphLoss(PyramidLoss):
 
     def __init__(
         self,
-        vertex_weight: float = 1.0,
-        edge_weight: float = 0.1,
-        spectral_weight: float = 1.0,
+        vertex_weight: float = 10.0,
+        edge_weight: float = 1.0,
+        spectral_weight: float = 10.0,
         vertex: str = 'relative',
         affinity: str = 'cosine',
         graph: str = 'image',

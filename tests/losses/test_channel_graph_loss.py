@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mmkd_graph.losses import ChannelGraphLoss, DistillContext, PyramidSpec
 
 STRIDES = (8, 16)
+WEIGHTS = (1.0, 1.0, 1.0)  # vertex, edge, spectral
 OPTIONS = [
     dict(),
     dict(vertex='unit'),
@@ -126,13 +127,13 @@ def test_the_unit_of_the_features_changes_nothing(options):
 @pytest.mark.parametrize('graph', ['image', 'batch'])
 def test_a_silent_student_misses_all_of_the_teachers_energy(graph):
     teacher = pyramid(2)
-    terms, _ = run(ChannelGraphLoss(k=4, graph=graph), tuple(torch.zeros_like(x) for x in teacher), teacher)
+    terms, _ = run(ChannelGraphLoss(*WEIGHTS, k=4, graph=graph), tuple(torch.zeros_like(x) for x in teacher), teacher)
     assert terms['vertex'].item() == pytest.approx(1)
 
 
 def test_where_the_teacher_is_silent_the_students_own_energy_counts():
     student = pyramid(1)
-    loss = ChannelGraphLoss(k=4, level_weights='alike')
+    loss = ChannelGraphLoss(*WEIGHTS, k=4, level_weights='alike')
     terms, _ = run(loss, student, tuple(torch.zeros_like(x) for x in student))
     assert terms['vertex'].item() == pytest.approx(np.mean([x.square().mean().item() for x in student]), rel=1e-5)
 
@@ -159,7 +160,7 @@ def test_value_against_a_float64_reading_of_the_formula(vertex):
     temperature, k = 0.7, 3
     student, teacher = pyramid(3, channels=6), pyramid(4, channels=6)
     attention = dict.fromkeys(('spatial_attention', 'channel_attention', 'relational_attention'), True)
-    loss = ChannelGraphLoss(k=k, solver='exact', temperature=temperature, vertex=vertex, edge_weight=1, **attention)
+    loss = ChannelGraphLoss(*WEIGHTS, k=k, solver='exact', temperature=temperature, vertex=vertex, **attention)
     terms, _ = run(loss, student, teacher)
     wanted = dict(vertex=[], edge=[], spectral=[])
     for s_level, t_level in zip(student, teacher, strict=True):
@@ -204,7 +205,7 @@ def test_value_against_a_float64_reading_of_the_formula(vertex):
 
 def test_switches_leave_terms_out_and_weights_scale_them():
     student, teacher = pyramid(1), pyramid(2)
-    full, _ = run(ChannelGraphLoss(k=4, edge_weight=1), student, teacher)
+    full, _ = run(ChannelGraphLoss(*WEIGHTS, k=4), student, teacher)
     for names in itertools.product((0, 3.0), repeat=3):
         if not any(names):
             continue

@@ -13,8 +13,8 @@ changes = dict(
     no_spectrum=dict(spectral_weight=0),
     # Late in training the gradient of edges that count as much as vertices is the largest of the three, and the
     # spectrum's always by far the smallest.
-    full_edges=dict(edge_weight=1.0),
-    strong_spectrum=dict(spectral_weight=4.0),
+    full_edges=dict(edge_weight=10.0),
+    strong_spectrum=dict(spectral_weight=40.0),
     unit_vertices=dict(vertex='unit'),
     raw_vertices=dict(vertex='raw'),
     levels_alike=dict(level_weights='alike'),
