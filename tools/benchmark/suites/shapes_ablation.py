@@ -18,6 +18,8 @@ changes = dict(
     unit_vertices=dict(vertex='unit'),
     raw_vertices=dict(vertex='raw'),
     levels_alike=dict(level_weights='alike'),
+    levels_alike_no_edges=dict(level_weights='alike', edge_weight=0),
+    levels_alike_full_edges=dict(level_weights='alike', edge_weight=10.0),
     sharp_attention=dict(temperature=0.5),
     no_attention=dict(spatial_attention=False, channel_attention=False, relational_attention=False),
     projection=dict(distance='projection'),
