@@ -136,8 +136,7 @@ class AttentionGraphLoss(PyramidLoss):
     def _boxes(self, context: DistillContext) -> list[Tensor]:
         if self.samples == 'instance':
             return self.pool.read(context.data_samples).boxes
-        shapes = [x.metainfo.get('img_shape', context.batch_shape)[:2] for x in context.data_samples]
-        return [torch.tensor([[0.0, 0.0, w, h]], device=self.steps.device) for h, w in shapes]
+        return [torch.tensor([[0.0, 0.0, w, h]], device=self.steps.device) for h, w in context.image_shapes]
 
     def _kept_heads(self) -> Tensor:
         """(pairs, heads) booleans; in training half of the heads of each pair, drawn by the number of the step."""

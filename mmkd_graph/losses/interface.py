@@ -48,6 +48,11 @@ class DistillContext:
     batch_shape: tuple[int, int]
     progress: float = 0.0
 
+    @property
+    def image_shapes(self) -> list[tuple[int, int]]:
+        """(H, W) of every image in pixels without its padding; the batch's where a sample does not say."""
+        return [tuple(sample.metainfo.get('img_shape', self.batch_shape)[:2]) for sample in self.data_samples]
+
 
 LevelWeights = Literal['alike', 'cells'] | Sequence[float]
 

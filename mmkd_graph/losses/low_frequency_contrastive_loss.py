@@ -43,7 +43,7 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
     Args:
         embed_channels: channels of the compact space; 128 as in CRD (arXiv 1910.10699).
         temperature: :math:`\tau`; 0.07 as in CRD.
-        scales: sides of the low-pass windows, in cells of the pooled samples, at most ``output_size``.
+        scales: sides of the low-pass windows, in cells; of pooled samples at most ``output_size``.
         samples: ``'instances'``, the ground-truth boxes; ``'images'``, the part of the batch that is not padding; or
             ``'cells'`` of that part after the filters.
         output_size: cells per side of a pooled instance or image; 8 is what the default scales need.
@@ -150,7 +150,7 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         return list(zip(parts[:half], parts[half:], strict=True))
 
     def _cells(self, student: Pyramid, teacher: Sequence[Tensor], context: DistillContext) -> list[Pair]:
-        ends = torch.tensor(_image_shapes(context))
+        ends = torch.tensor(context.image_shapes)
         pairs = []
         sides = self.student.project(student), self.teacher.project(teacher)
         for stride, maps_s, maps_t in zip(context.strides, *sides, strict=True):
@@ -168,9 +168,4 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
     def _boxes(self, level: Tensor, context: DistillContext) -> list[Tensor]:
         if self.samples == 'instances':
             return self.pooling.read(context.data_samples).boxes
-        images = _image_shapes(context)
-        return [level.new_tensor([[0, 0, width, height]], dtype=torch.float32) for height, width in images]
-
-
-def _image_shapes(context: DistillContext) -> list[tuple[int, int]]:
-    return [tuple(sample.metainfo.get('img_shape', context.batch_shape)[:2]) for sample in context.data_samples]
+        return [level.new_tensor([[0, 0, w, h]], dtype=torch.float32) for h, w in context.image_shapes]

@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 
 from mmkd_graph.distillers.teacher import FrozenTeacher
-
-Pyramid = tuple[Tensor, ...]
+from mmkd_graph.losses.interface import Pyramid
 
 
 def digest(*tensors: Tensor, words: str = '') -> str:
@@ -30,7 +29,7 @@ def digest(*tensors: Tensor, words: str = '') -> str:
     state = hashlib.blake2b(words.encode(), digest_size=16)
     for tensor in tensors:
         state.update(f'{tuple(tensor.shape)} {tensor.dtype}'.encode())
-        state.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        state.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return state.hexdigest()
 
 
@@ -43,18 +42,19 @@ def kept(
         extract: gives the pyramid, levels (N, C_l, H_l, W_l), of a teacher for images (N, 3, H, W).
         folder: where features are kept, one file per teacher and image.
     """
-    teachers: dict[int, str] = {}
+    folders: dict[int, Path] = {}
 
     def remembered(teacher: FrozenTeacher, inputs: Tensor) -> Pyramid:
-        if id(teacher) not in teachers:
-            teachers[id(teacher)] = digest(*teacher.model.state_dict().values(), words=f'{teacher.model} {teacher.tap}')
-        where = folder / teachers[id(teacher)]
-        where.mkdir(parents=True, exist_ok=True)
+        if id(teacher) not in folders:
+            weights = teacher.model.state_dict().values()
+            folders[id(teacher)] = folder / digest(*weights, words=f'{teacher.model} {teacher.tap}')
+            folders[id(teacher)].mkdir(parents=True, exist_ok=True)
         autocast = str(torch.is_autocast_enabled(inputs.device.type))
-        paths = [where / f'{digest(image, words=autocast)}.pt' for image in inputs]
+        paths = [folders[id(teacher)] / f'{digest(image, words=autocast)}.pt' for image in inputs]
         if new := [i for i, path in enumerate(paths) if not path.exists()]:
             for i, *levels in zip(new, *extract(teacher, inputs[new]), strict=True):
                 part = paths[i].with_suffix(f'.{os.getpid()}')
+                # a view would be saved with the whole batch
                 torch.save([level.cpu().clone() for level in levels], part)
                 part.replace(paths[i])
         images = [torch.load(path, map_location=inputs.device, weights_only=True) for path in paths]
