@@ -1,10 +1,10 @@
 # What LFCC contrasts, and whether it learns the teacher's projection, with a teacher of another architecture.
 _base_ = './shapes_transformer.py'
 changes = dict(
-    instances=dict(),
-    instances_learned=dict(teacher_projection='learned'),
     cells=dict(samples='cells'),
     cells_learned=dict(samples='cells', teacher_projection='learned'),
+    instances=dict(samples='instances'),
+    instances_learned=dict(samples='instances', teacher_projection='learned'),
 )
 weight = dict(type='mmkd_graph.GradientRatio', ratio=1.0)
 methods = {
