@@ -19,16 +19,16 @@ from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, Pyram
 
 Pair = tuple[Tensor, Tensor]
 
-SAMPLES = ('instances', 'images', 'cells')
+SAMPLES = ('cells', 'instances', 'images')
 
 
 @MODELS.register_module()
 class LowFrequencyContrastiveLoss(PyramidLoss):
     r"""The student must find each sample among the teacher's, by the low frequencies of its features.
 
-    For student and teacher, every level is cut into samples (RoIAlign, ``output_size`` cells a side), filtered at
-    several scales, projected to a compact space and normalised: :class:`~mmkd_graph.necks.LowPassPyramid`; or it is
-    filtered and projected whole, and every cell of the result is a sample. Per level and scale
+    For student and teacher, every level is filtered at several scales, projected to a compact space and normalised
+    (:class:`~mmkd_graph.necks.LowPassPyramid`): as a whole, and every cell of the result is a sample; or cut into
+    instances or images first (RoIAlign, ``output_size`` cells a side). Per level and scale
     :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`: the positive is the
     teacher's view of the same sample, the negatives are its views of the others. Term ``contrast`` is the mean over
     scales and levels. All of it runs in float32 under autocast. One sample (on all ranks together, with ``gather``)
@@ -44,17 +44,17 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         embed_channels: channels of the compact space; 128 as in CRD (arXiv 1910.10699).
         temperature: :math:`\tau`; 0.07 as in CRD.
         scales: sides of the low-pass windows, in cells; of pooled samples at most ``output_size``.
-        samples: ``'instances'``, the ground-truth boxes; ``'images'``, the part of the batch that is not padding; or
-            ``'cells'`` of that part after the filters.
+        samples: ``'cells'`` that are not padding, after the filters; ``'instances'``, the ground-truth boxes; or
+            ``'images'`` without their padding.
+        max_cells: draw at most so many cells per level and scale from the rank's batch, anew in every pass, by
+            torch's global generator.
         output_size: cells per side of a pooled instance or image; 8 is what the default scales need.
         max_instances: keep at most so many instances per image, the largest; ``None`` keeps all.
-        max_cells: with ``'cells'``, draw at most so many per level and scale from the rank's batch, anew in every
-            pass, by torch's global generator.
         student_filters: ``'learned'`` or ``'average'``, see :class:`~mmkd_graph.necks.LowPassPyramid`.
         teacher_filters: the same on the teacher's side; ``'average'`` leaves its low frequencies as they are.
         teacher_projection: ``'fixed'`` or ``'learned'``.
-        gather: contrast with the samples of all ranks; value and gradient are those of one rank with all samples.
-            Not with ``'cells'``, of which a rank has enough.
+        gather: contrast with the instances or images of all ranks; value and gradient are those of one rank with all
+            of them. Not with ``'cells'``, of which a rank has enough.
         level_weights: ``'alike'``, ``'cells'``, or one number per paired level, finest first: see
             :func:`~mmkd_graph.losses.interface.level_shares`. The loss is a weighted mean over the levels.
 
@@ -81,10 +81,10 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         embed_channels: int = 128,
         temperature: float = 0.07,
         scales: Sequence[int] = (1, 2, 4, 8),
-        samples: str = 'instances',
+        samples: str = 'cells',
+        max_cells: int = 512,
         output_size: int = 8,
         max_instances: int | None = None,
-        max_cells: int = 512,
         student_filters: str = 'learned',
         teacher_filters: str = 'average',
         teacher_projection: str = 'fixed',

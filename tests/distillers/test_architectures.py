@@ -67,7 +67,7 @@ def test_a_transformer_teaches_a_resnet(student, batch, tmp_path, kind, tap, str
     assert all(p.grad is None for p in model.teacher.model.parameters())
 
 
-def test_a_student_learns_to_find_its_instances_among_a_transformers(student, batch, tmp_path):
+def test_a_student_learns_to_find_its_cells_among_a_transformers(student, batch, tmp_path):
     model = distiller(student, transformer('swin', tmp_path), adapter='never', losses=dict(lfcc=LFCC))
     wrapper = build_optim_wrapper(model, dict(optimizer=dict(type='AdamW', lr=0.003), clip_grad=dict(max_norm=5.0)))
     values = [model.train_step(copy.deepcopy(batch), wrapper)['loss_kd.lfcc.contrast'].item() for _ in range(10)]

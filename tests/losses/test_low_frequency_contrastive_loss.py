@@ -52,7 +52,7 @@ def context(boxes=BOXES, shape=(64, 64), wrap=lambda x: x):
 def build(spec=SPEC, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        loss = LowFrequencyContrastiveLoss(**dict(embed_channels=5) | options)
+        loss = LowFrequencyContrastiveLoss(**dict(embed_channels=5, samples='instances') | options)
         loss.bind(spec)
     return loss
 
@@ -318,9 +318,9 @@ def test_level_weights_average_the_levels():
     [
         (dict(temperature=0), 'temperature=0'),
         (dict(samples='pixels'), "samples='pixels'.*'images'"),
-        (dict(samples='cells', gather=True), "gather=True; accepted with samples='cells': False"),
-        (dict(samples='cells', max_cells=1), 'max_cells'),
-        (dict(scales=(1, 16)), r'scales=\(1, 16\).*output_size, 8'),
+        (dict(gather=True), "gather=True; accepted with samples='cells': False"),
+        (dict(max_cells=1), 'max_cells'),
+        (dict(samples='instances', scales=(1, 16)), r'scales=\(1, 16\).*output_size, 8'),
         (dict(scales=()), 'scales'),
         (dict(embed_channels=0), 'embed_channels=0'),
         (dict(output_size=0), 'output_size=0'),
