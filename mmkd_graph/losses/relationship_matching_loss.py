@@ -8,28 +8,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_graph.graph import center_divergence, semihard_tuples, tuple_divergence, unit_vertices
-from mmkd_graph.necks import InstancePooling
+from mmkd_graph.graph.arguments import check_integer
+from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 from mmkd_graph.registry import MODELS
 
 from .gathering import gather_samples
-from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
+
+SAMPLES = ('cells', 'instances')
 
 
 @MODELS.register_module()
 class RelationshipMatchingLoss(PyramidLoss):
-    r"""How instances compare, and a classifier made of the teacher's class centres.
+    r"""How samples of an image compare, and a classifier made of the teacher's class centres.
 
-    Nothing of the teacher's classes is used: its pyramid embeds the student's instances, and the labels are the
-    student's. So the teacher may know the same classes, others, or some of both.
+    Nothing of the teacher's classes is used: its pyramid embeds the student's samples, and the labels are the
+    student's. So the teacher may know the same classes, others, or some of both. A sample is a cell of the finest
+    level, with the class of the smallest box around it or that of the background, or an instance, its box.
 
-    *Embedding.* An instance's embedding is the mean over its ground-truth box of every level. Term ``embedding``
-    compares them (each level's part of unit length) inside tuples of an anchor, a positive of its class and the
-    semi-hard negatives of the **student's** space: KL(teacher ‖ student) of softmax(-distance / :math:`\tau_1`).
+    *Embedding.* A sample's embedding is the mean over its square or box of every level (RoIAlign). Term ``embedding``
+    compares them (each level's part of a fixed length, together of length 1) inside tuples of an anchor, a positive of
+    its class and the semi-hard negatives of the **student's** space: KL(teacher ‖ student) of
+    softmax(-distance / :math:`\tau_1`).
 
     *Local classifier.* The mean of each class's teacher embeddings over the training so far, on all ranks, is the
     class's centre (a buffer). Term ``classifier``: the inner products with the centres of the classes in the batch are
-    the teacher's scores for an instance, and a linear classifier on the student's embedding, which the plain student
-    does not have, learns their softmax at :math:`\tau_2`.
+    the teacher's scores for a sample, and a linear classifier on the student's embedding, which the plain student
+    does not have, learns their softmax at :math:`\tau_2`. The background is a class here.
 
     Mining sorts each anchor's negatives once and is written here: a few lines of K² log K steps, no draw, and the same
     triplets as pytorch-metric-learning's ``TripletMarginMiner(type_of_triplets='semihard')``, which lists K³ of them
@@ -43,11 +48,18 @@ class RelationshipMatchingLoss(PyramidLoss):
         classifier_temperature: :math:`\tau_2`, in the unit of the inner products.
         margin: of the semi-hard negatives.
         num_negatives: at most so many per tuple, the nearest; ``None`` takes all. A tuple with fewer keeps those.
+        samples: ``'cells'`` of the finest level (:func:`~mmkd_graph.necks.draw_cells`), or ``'instances'``.
+        max_cells: draw so many of the rank's batch, anew in every pass, by torch's global generator.
         max_instances: instances per image, the largest first; ``None`` takes all.
-        gather: take instances, tuples and present classes from all ranks together.
+        centered: compare embeddings relative to the mean of all samples; otherwise what they share, which is most of
+            them, makes every distance small.
+        level_weights: of the squared distances: ``'cells'``, ``'alike'``, or one number per paired level, finest
+            first: see :func:`~mmkd_graph.losses.interface.level_shares`.
+        gather: take instances, tuples and present classes from all ranks together. Not with ``'cells'``, of which a
+            rank has enough.
 
     Raises:
-        ValueError: for a number outside what is accepted; names the key.
+        ValueError: for a choice or number outside what is accepted; names the key.
 
     Source: arXiv 2205.01915 and its predecessor *Distilling Cross-Task Knowledge via Relationship Matching*, CVPR 2020.
 
@@ -71,12 +83,16 @@ class RelationshipMatchingLoss(PyramidLoss):
         self,
         num_classes: int | None = None,
         embedding_weight: float = 500.0,
-        classifier_weight: float = 1.0,
+        classifier_weight: float = 0.1,
         embedding_temperature: float = 4.0,
         classifier_temperature: float = 2.0,
         margin: float = 0.2,
         num_negatives: int | None = None,
+        samples: str = 'cells',
+        max_cells: int = 128,
         max_instances: int | None = 100,
+        centered: bool = True,
+        level_weights: LevelWeights = 'cells',
         gather: bool = False,
     ) -> None:
         super().__init__()
@@ -97,18 +113,26 @@ class RelationshipMatchingLoss(PyramidLoss):
                 raise ValueError(f'{key}={value}; accepted: a number > 0')
         if num_negatives is not None and num_negatives < 1:
             raise ValueError(f'num_negatives={num_negatives}; accepted: None or an integer >= 1')
+        if samples not in SAMPLES:
+            raise ValueError(f'samples={samples!r}; accepted: {", ".join(map(repr, SAMPLES))}')
+        check_integer('max_cells', max_cells, 2)
+        if samples == 'cells' and gather:
+            raise ValueError("gather=True; accepted with samples='cells': False")
         self.num_classes, self.margin, self.num_negatives, self.gather = num_classes, margin, num_negatives, gather
+        self.samples, self.max_cells, self.centered, self.level_weights = samples, max_cells, centered, level_weights
+        self.kinds = num_classes + (samples == 'cells')  # with the background
         self.embedding_weight, self.classifier_weight = embedding_weight, classifier_weight
         self.embedding_temperature, self.classifier_temperature = embedding_temperature, classifier_temperature
         self.pool = InstancePooling(output_size=1, max_instances=max_instances)
 
     def bind(self, spec: PyramidSpec) -> None:
-        """Create the instance classifier and the class centres, if there is a classifier term."""
+        """Create the samples' classifier and the class centres, if there is that term; check ``level_weights``."""
+        level_shares(self.level_weights, spec.strides, f'losses.{spec.name}.level_weights')
         self._key = f'losses.{spec.name}.num_classes'
         if self.classifier_weight:
-            self.classifier = nn.Linear(sum(spec.student_channels), self.num_classes)
-            self.register_buffer('centers', torch.zeros(self.num_classes, sum(spec.teacher_channels)))
-            self.register_buffer('counts', torch.zeros(self.num_classes, dtype=torch.long))
+            self.classifier = nn.Linear(sum(spec.student_channels), self.kinds)
+            self.register_buffer('centers', torch.zeros(self.kinds, sum(spec.teacher_channels)))
+            self.register_buffer('counts', torch.zeros(self.kinds, dtype=torch.long))
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``embedding`` and ``classifier`` of levels (N, C_l, H_l, W_l), as far as switched on.
@@ -116,24 +140,23 @@ class RelationshipMatchingLoss(PyramidLoss):
         Raises:
             ValueError: if the batch has a label that is not below ``num_classes``.
         """
-        instances = self.pool.read(context.data_samples)
-        labels = instances.labels.to(student[0].device)
-        if len(labels) and int(labels.max()) >= self.num_classes:
-            raise ValueError(
-                f'{self._key}={self.num_classes}, but the batch has the label {int(labels.max())}; accepted: '
-                "the number of classes of the student's data set"
-            )
+        boxes, labels = self._samples(context)
+        labels = labels.to(student[0].device)
         widths_s, widths_t = [x.shape[1] for x in student], [x.shape[1] for x in teacher]
         with torch.autocast(student[0].device.type, enabled=False):
             s, t = (
-                torch.cat([x.flatten(1).float() for x in self.pool(pyramid, context.strides, instances.boxes)], dim=1)
+                torch.cat([x.flatten(1).float() for x in self.pool(pyramid, context.strides, boxes)], dim=1)
                 for pyramid in (student, [x.detach() for x in teacher])
             )
             if self.gather:
                 s, t, labels = gather_samples(s), gather_samples(t), gather_samples(labels)
             terms = {}
             if self.embedding_weight:
-                unit_s, unit_t = _unit_parts(s, widths_s), _unit_parts(t, widths_t)
+                shares = level_shares(self.level_weights, context.strides)
+                unit_s, unit_t = (
+                    _unit_parts(x - x.mean(dim=0) if self.centered and len(x) else x, widths, shares)
+                    for x, widths in ((s, widths_s), (t, widths_t))
+                )
                 tuples = semihard_tuples(unit_s, labels, self.margin, self.num_negatives)
                 value = tuple_divergence(unit_s, unit_t, tuples, self.embedding_temperature)
                 terms['embedding'] = self.embedding_weight * value
@@ -148,10 +171,24 @@ class RelationshipMatchingLoss(PyramidLoss):
                 terms['classifier'] = self.classifier_weight * value
         return terms
 
+    def _samples(self, context: DistillContext) -> tuple[list[Tensor], Tensor]:
+        """Boxes of every image, in pixels, and the labels of all."""
+        cells = self.samples == 'cells'
+        instances = read_instances(context.data_samples) if cells else self.pool.read(context.data_samples)
+        if len(instances.labels) and (highest := int(instances.labels.max())) >= self.num_classes:
+            raise ValueError(
+                f'{self._key}={self.num_classes}, but the batch has the label {highest}; accepted: '
+                "the number of classes of the student's data set"
+            )
+        if cells:
+            shapes, stride = context.image_shapes, context.strides[0]
+            instances = draw_cells(instances, shapes, stride, self.max_cells, background=self.num_classes)
+        return instances.boxes, instances.labels
+
     @torch.no_grad()
     def _follow(self, embeddings: Tensor, labels: Tensor) -> None:
         """Take (K, D) embeddings into the running class means, those of the other ranks too."""
-        member = F.one_hot(labels, self.num_classes)
+        member = F.one_hot(labels, self.kinds)
         sums, counts = member.to(embeddings).mT @ embeddings, member.sum(dim=0)
         if not self.gather:
             all_reduce(sums)
@@ -160,7 +197,7 @@ class RelationshipMatchingLoss(PyramidLoss):
         self.centers += (sums - counts.unsqueeze(1) * self.centers) / self.counts.clamp(min=1).unsqueeze(1)
 
 
-def _unit_parts(embeddings: Tensor, widths: list[int]) -> Tensor:
-    """(K, ΣC_l) embeddings whose levels all have the same length, and the whole unit length; dead ones stay 0."""
+def _unit_parts(embeddings: Tensor, widths: list[int], shares: list[float]) -> Tensor:
+    """(K, ΣC_l) embeddings whose levels have these shares of the squared length, 1 in all; dead ones stay 0."""
     parts = [unit_vertices(part.unsqueeze(1)).squeeze(1) for part in embeddings.split(widths, dim=1)]
-    return torch.cat(parts, dim=1) / len(widths) ** 0.5
+    return torch.cat([share**0.5 * part for share, part in zip(shares, parts, strict=True)], dim=1)

@@ -82,6 +82,61 @@ def read_instances(data_samples: Sequence, max_instances: int | None = None) -> 
     return Instances(all_boxes, torch.cat(all_labels), torch.cat(images))
 
 
+def draw_cells(
+    instances: Instances, image_shapes: Sequence[tuple[int, int]], stride: int, count: int, background: int
+) -> Instances:
+    """Cells of a pyramid level as instances of their own: those of objects, and as many of the background.
+
+    A cell has the label of the smallest instance that its centre lies in. At most half are of objects, unless there
+    is less background than that. They are drawn from the whole batch by torch's global generator, on the CPU.
+
+    Args:
+        instances: the batch's ground truth.
+        image_shapes: (H, W) of every image in pixels; cells that begin beyond are padding and never drawn.
+        stride: pixels per cell.
+        count: how many to draw; fewer where there are not so many.
+        background: label of a cell that lies in no instance.
+
+    Returns:
+        The cells' squares as boxes, image by image.
+
+    Source: FCOS, arXiv 1904.01355, for the label of a place in several boxes.
+
+    Example:
+        >>> truth = Instances([torch.tensor([[0.0, 0.0, 9.0, 9.0]])], torch.tensor([2]), torch.tensor([0]))
+        >>> draw_cells(truth, [(8, 16)], stride=8, count=2, background=3)
+        Instances(boxes=[tensor([[ 0.,  0.,  8.,  8.],
+                [ 8.,  0., 16.,  8.]])], labels=tensor([2, 3]), images=tensor([0, 0]))
+    """
+    squares, labels, images = [], [], []
+    for i, (boxes, shape) in enumerate(zip(instances.boxes, image_shapes, strict=True)):
+        y, x = torch.meshgrid(*(torch.arange(0, end, stride, device=boxes.device) for end in shape), indexing='ij')
+        corners = torch.stack([x, y], dim=-1).flatten(0, 1).to(boxes)
+        centers = corners[:, None] + stride / 2
+        # The smallest instance first (of equal ones that of the lower label), behind them what every cell lies in.
+        own = instances.labels[instances.images == i].to(boxes.device)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+        order = own.argsort(stable=True)
+        order = order[areas[order].argsort(stable=True)]
+        inside = ((centers >= boxes[order, :2]) & (centers <= boxes[order, 2:])).all(dim=-1)
+        first = torch.cat([inside, inside.new_ones(len(inside), 1)], dim=1).int().argmax(dim=1)
+        squares.append(torch.cat([corners, corners + stride], dim=1))
+        labels.append(torch.cat([own[order], own.new_tensor([background])])[first])
+        images.append(torch.full_like(first, i))
+    every = torch.cat(labels)
+    front, back = (_shuffled(kind.nonzero().squeeze(1)) for kind in (every != background, every == background))
+    front = front[: max(count // 2, count - len(back))]
+    chosen = torch.cat([front, back[: count - len(front)]]).sort().values
+    where = torch.cat(images)[chosen]
+    drawn = torch.cat(squares)[chosen]
+    return Instances([drawn[where == i] for i in range(len(images))], every[chosen], where)
+
+
+def _shuffled(x: Tensor) -> Tensor:
+    """In an order drawn on the CPU, the same whatever the device."""
+    return x[torch.randperm(len(x)).to(x.device)]
+
+
 @MODELS.register_module()
 class InstancePooling(BaseModule):
     """RoIAlign of every box from every level of a pyramid, not only from the level that fits its size.

@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
 from mmkd_graph.losses import DistillContext, PyramidSpec, RelationshipMatchingLoss
-from mmkd_graph.necks import InstancePooling
+from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 
 STRIDES = (8, 16)
 
@@ -36,8 +36,11 @@ def truth(seed=0, count=7, classes=3):
 
 
 def build(channels=6, seed=0, **options):
+    """Of instances, unless ``samples`` says otherwise."""
     options.setdefault('num_classes', 3)
+    options.setdefault('samples', 'instances')
     options.setdefault('margin', 0.5)
+    options.setdefault('classifier_weight', 1.0)
     loss = RelationshipMatchingLoss(**options)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -58,14 +61,27 @@ def embedded(levels, samples):
     return [x.flatten(1).double().numpy() for x in pool(levels, STRIDES, pool.read(samples).boxes)]
 
 
+def unit(levels, centered, shares):
+    """(K, ΣC) of length 1, the squared length shared out among the levels."""
+    parts = [x - x.mean(axis=0) if centered else x for x in levels]
+    return np.concatenate(
+        [np.sqrt(share) * x / np.linalg.norm(x, axis=1, keepdims=True) for share, x in zip(shares, parts, strict=True)],
+        axis=1,
+    )
+
+
 def softmax(x):
     e = np.exp(x - x.max())
     return e / e.sum()
 
 
-def test_value_against_a_float64_reading_of_the_formula():
+@pytest.mark.parametrize(
+    ('centered', 'level_weights', 'shares'),
+    [(False, 'alike', (0.5, 0.5)), (True, 'cells', (0.8, 0.2)), (True, (3, 1), (0.75, 0.25))],
+)
+def test_value_against_a_float64_reading_of_the_formula(centered, level_weights, shares):
     """Two batches, so that the centres are means over both; everything written again with loops."""
-    loss = build(num_negatives=3)
+    loss = build(num_negatives=3, centered=centered, level_weights=level_weights)
     student, batches = pyramid(1), [(pyramid(2), truth(0)), (pyramid(3), truth(1, classes=2))]
     seen = {}
     for teacher, samples in batches:
@@ -73,10 +89,7 @@ def test_value_against_a_float64_reading_of_the_formula():
         labels = [int(x) for sample in samples for x in sample.gt_instances.labels]
         s, t = embedded(student, samples), embedded(teacher, samples)
         raw_s, raw_t = np.concatenate(s, axis=1), np.concatenate(t, axis=1)
-        unit_s, unit_t = (
-            np.concatenate([x / np.linalg.norm(x, axis=1, keepdims=True) for x in side], axis=1) / np.sqrt(2)
-            for side in (s, t)
-        )
+        unit_s, unit_t = (unit(side, centered, shares) for side in (s, t))
         for label, row in zip(labels, raw_t, strict=True):
             seen.setdefault(label, []).append(row)
 
@@ -227,6 +240,10 @@ def test_weights_scale_the_terms_and_zero_leaves_them_out():
         (dict(margin=0), 'margin=0'),
         (dict(num_negatives=0), 'num_negatives=0'),
         (dict(max_instances=0), 'max_instances=0'),
+        (dict(max_cells=1), 'max_cells'),
+        (dict(samples='images'), "samples='images'; accepted: 'cells', 'instances'"),
+        (dict(samples='cells', gather=True), "gather=True; accepted with samples='cells': False"),
+        (dict(level_weights=(1, 2, 3)), r'losses\.refilled\.level_weights'),
     ],
 )
 def test_bad_options_name_the_key(options, word):
@@ -237,6 +254,48 @@ def test_bad_options_name_the_key(options, word):
 def test_a_label_beyond_the_classes_is_an_error():
     with pytest.raises(ValueError, match=r'losses\.refilled\.num_classes=2, but the batch has the label 2'):
         run(build(num_classes=2), pyramid(1), pyramid(2), truth())
+
+
+# ------------------------------------------------------------------------------------------------ cells
+
+
+def cells(student, teacher, samples, seed=0, **options):
+    torch.manual_seed(seed)
+    return run(build(samples='cells', max_cells=40, **options), student, teacher, samples)
+
+
+def test_cells_are_instances_of_one_class_more():
+    """The same cells, drawn beforehand, given as annotated boxes."""
+    student, teacher, samples = pyramid(1), pyramid(2), truth()
+    terms, grads = cells(student, teacher, samples)
+    torch.manual_seed(0)
+    drawn = draw_cells(read_instances(samples), [(96, 96)] * 2, 8, 40, background=3)
+    assert drawn.labels.bincount().tolist()[3] == 20 and len(drawn.labels) == 40
+    as_boxes = [annotated(boxes, drawn.labels[drawn.images == i]) for i, boxes in enumerate(drawn.boxes)]
+    wanted, wanted_grads = run(build(num_classes=4), student, teacher, as_boxes)
+    assert terms == wanted and all(value > 1e-3 for value in terms.values())
+    assert all(torch.equal(a, b) for a, b in zip(grads, wanted_grads, strict=True))
+
+
+def test_cells_do_not_depend_on_the_order_of_instances_and_follow_the_seed():
+    student, teacher, samples = pyramid(1), pyramid(2), truth()
+    terms, _ = cells(student, teacher, samples)
+    shuffled = copy.deepcopy(samples)
+    for sample in shuffled:
+        sample.gt_instances = sample.gt_instances[torch.tensor([3, 6, 0, 2, 5, 1, 4])]
+    assert cells(student, teacher, shuffled)[0] == terms
+    assert cells(student, teacher, samples, seed=1)[0] != terms
+
+
+def test_cells_without_an_object_are_an_attached_zero():
+    terms, grads = cells(pyramid(1), pyramid(2), [annotated([], [])] * 2)
+    assert all(value == 0 for value in terms.values())
+    assert len(grads) == 4 and all(torch.equal(g, torch.zeros_like(g)) for g in grads)
+
+
+def test_one_object_among_cells_is_told_from_the_background():
+    terms, grads = cells(pyramid(1), pyramid(2), [annotated([], []), annotated([[4, 4, 30, 40]], [2])])
+    assert all(value > 0 for value in terms.values()) and all(g.abs().max() > 0 for g in grads)
 
 
 # ------------------------------------------------------------------------------------ in the distiller
@@ -268,7 +327,8 @@ def test_a_teacher_of_other_classes_teaches_and_the_student_stays_plain(batch, t
     state = get_state_dict(model)
     own = {k for k in state if k.startswith('distill.losses.refilled.')}
     assert {k.rsplit('.', 1)[1] for k in own} == {'weight', 'bias', 'centers', 'counts'}
-    assert state['distill.losses.refilled.counts'].tolist() == [8, 0, 4]
+    counts = state['distill.losses.refilled.counts'].tolist()  # the last are of the background
+    assert sum(counts) == 2 * 128 and counts[1] == 0 and all(counts[i] for i in (0, 2, 3))
     plain = MMDET_MODELS.build(tiny_retinanet(num_classes=3))
     load_state_dict(plain, {k: v for k, v in state.items() if not k.startswith('distill.')}, strict=True)
 

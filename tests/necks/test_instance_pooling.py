@@ -9,7 +9,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-from mmkd_graph.necks import InstancePooling, read_instances
+from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 
 
 def sample(boxes, labels, ignored=None):
@@ -173,3 +173,66 @@ def test_what_does_not_match_is_refused():
         InstancePooling()((level,), (8,), [boxes_of()])
     with pytest.raises(ValueError, match=r'data_samples\[1\].*gt_instances'):
         read_instances([sample(boxes_of(), []), DetDataSample()])
+
+
+# ------------------------------------------------------------------------------------------------ cells
+
+
+def cells_of(samples, shapes, count=10**6, stride=8, background=9, seed=0):
+    torch.manual_seed(seed)
+    return draw_cells(read_instances(samples), shapes, stride, count, background)
+
+
+def test_a_cell_has_the_label_of_the_smallest_box_around_its_centre():
+    """Against loops over all cells; the images end before the batch does, and not at a whole cell."""
+    generator = torch.Generator().manual_seed(0)
+    samples, shapes = [], [(60, 52), (33, 64)]
+    for _ in shapes:
+        corner = torch.rand(9, 2, generator=generator) * 40
+        samples.append(
+            sample(torch.cat([corner, corner + 3 + 24 * torch.rand(9, 2, generator=generator)], 1), range(9))
+        )
+    drawn = cells_of(samples, shapes)
+    for i, (height, width) in enumerate(shapes):
+        wanted = {}
+        for y in range(0, height, 8):
+            for x in range(0, width, 8):
+                around = [
+                    ((x2 - x1) * (y2 - y1), label)
+                    for label, (x1, y1, x2, y2) in enumerate(samples[i].gt_instances.bboxes.tolist())
+                    if x1 <= x + 4 <= x2 and y1 <= y + 4 <= y2
+                ]
+                wanted[x, y, x + 8, y + 8] = min(around)[1] if around else 9
+        labels = drawn.labels[drawn.images == i].tolist()
+        assert dict(zip(map(tuple, drawn.boxes[i].int().tolist()), labels, strict=True)) == wanted
+        assert len(set(wanted.values())) > 3
+
+
+def test_half_of_the_cells_are_of_objects_as_far_as_there_are():
+    shapes = [(64, 64)] * 2
+    left = sample(boxes_of([0, 0, 32, 64]), [1])
+    everywhere = sample(boxes_of([0, 0, 64, 64]), [2])
+    nothing = sample(boxes_of(), [])
+    for samples, count, objects, background in (
+        ([left, left], 40, 20, 20),
+        ([nothing, sample(boxes_of([0, 0, 10, 10]), [1])], 40, 1, 39),
+        ([everywhere, everywhere], 40, 40, 0),
+        ([nothing, nothing], 40, 0, 40),
+        ([left, nothing], 10**6, 32, 96),
+        ([left, left], 3, 1, 2),
+    ):
+        labels = cells_of(samples, shapes, count).labels
+        assert ((labels != 9).sum(), (labels == 9).sum()) == (objects, background)
+
+
+def test_cells_are_drawn_anew_without_repetition_by_the_seed_alone():
+    samples = [sample(boxes_of([0, 0, 32, 64], [8, 8, 16, 16]), [1, 2])]
+    draws = [cells_of(samples, [(64, 64)], 20, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0].boxes[0], draws[1].boxes[0]) and not torch.equal(draws[0].boxes[0], draws[2].boxes[0])
+    assert len(draws[0].boxes[0].unique(dim=0)) == 20
+
+
+def test_of_equal_boxes_the_lower_label_counts_whatever_the_order():
+    boxes = boxes_of([0, 0, 16, 16], [0, 0, 16, 16])
+    for labels in ([4, 2], [2, 4]):
+        assert cells_of([sample(boxes, labels)], [(16, 16)]).labels.tolist() == [2] * 4
