@@ -339,7 +339,11 @@ def test_averaged_models_never_hold_a_wrong_weight(student, teacher, batch, upda
 # ------------------------------------------------------------------------------------------------ factors
 
 
-def test_factor_zero_trains_the_plain_student_bit_for_bit_without_the_teacher(student, teacher, batch):
+@pytest.mark.parametrize('clip', [False, True])
+def test_factor_zero_trains_the_plain_student_bit_for_bit_without_the_teacher(student, teacher, batch, clip):
+    """Clipped too, but for rounding: with the adapter's zeros torch adds up the same gradient norm in another order."""
+    wrapper = dict(clip_grad=dict(max_norm=1.0)) if clip else {}
+    rounding = dict(rtol=1e-5, atol=1e-7) if clip else dict(rtol=0, atol=0)
     states = []
     for distilled in (False, True):
         model = distiller(student, teacher, 1.0)
@@ -347,11 +351,10 @@ def test_factor_zero_trains_the_plain_student_bit_for_bit_without_the_teacher(st
         model.teacher.model.backbone.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         model.set_loss_factor('kd', 0.0)
         trainee = model if distilled else model.student
-        logged = train(trainee, batch, 4, clip_grad=dict(max_norm=1.0))
+        logged = train(trainee, batch, 4, **wrapper)
         assert not calls
         states.append(([x['loss'] for x in logged], model.student.state_dict()))
-    assert states[0][0] == states[1][0]
-    assert all(torch.equal(states[0][1][k], v) for k, v in states[1][1].items())
+    torch.testing.assert_close(states[0], states[1], **rounding)
 
 
 def test_factor_zero_leaves_attached_zeros_and_other_factors_multiply(student, teacher, batch):
