@@ -21,6 +21,9 @@ TRACE = 1e-7
 def exact_eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """All eigenpairs, ascending, by ``torch.linalg.eigh``; NaN for a matrix that is not finite.
 
+    In float32 LAPACK may give NaN for a finite matrix whose eigenvalues but one are next to nothing; such a matrix is
+    solved again in float64.
+
     Args:
         matrix: Symmetric matrices of shape (B, C, C).
 
@@ -37,6 +40,10 @@ def exact_eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     # LAPACK raises on such matrices; in training, overflow should stay a NaN that a gradient scaler skips.
     values, vectors = torch.linalg.eigh(torch.where(bad, identity, symmetric))
+    lost = ~(bad[:, 0, 0] | (values.isfinite().all(-1) & vectors.isfinite().flatten(1).all(-1)))
+    if lost.any():
+        again = torch.linalg.eigh(symmetric[lost].double())
+        values, vectors = (x.index_put((lost,), y.to(x)) for x, y in zip((values, vectors), again, strict=True))
     return values.masked_fill(bad[:, 0], math.nan), vectors.masked_fill(bad, math.nan)
 
 
