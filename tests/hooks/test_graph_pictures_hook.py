@@ -2,6 +2,7 @@
 
 import json
 import random
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,7 +116,7 @@ def train(work_dir: Path, hooks: list, model: type[Detector] = Distiller, iters:
         custom_hooks=hooks,
         randomness={'seed': 3},
         log_level='WARNING',
-        experiment_name=f'{work_dir.name}_{random.getrandbits(60)}',
+        experiment_name=uuid.uuid4().hex,
         default_scope='mmengine',
         **options,
     )

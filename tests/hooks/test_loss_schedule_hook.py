@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import random
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +92,7 @@ def train(
         custom_hooks=hooks,
         randomness=dict(seed=3),
         log_level='WARNING',
-        experiment_name=f'{work_dir.name}_{random.getrandbits(60)}',
+        experiment_name=uuid.uuid4().hex,
         default_scope='mmdet',
         **options,
     )

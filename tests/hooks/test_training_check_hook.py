@@ -6,6 +6,7 @@ import copy
 import os
 import random
 import socket
+import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def build(
         custom_hooks=hooks,
         randomness=dict(seed=3),
         log_level='WARNING',
-        experiment_name=f'{work_dir.name}_{random.getrandbits(60)}',
+        experiment_name=uuid.uuid4().hex,
         default_scope='mmdet',
         **more,
     )
