@@ -74,7 +74,8 @@ def run(*command: object, **environment: str) -> str:
         text=True,
         timeout=150,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    # tracebacks of all tasks; what is logged, to stdout, is mostly the config
+    assert done.returncode == 0, done.stderr[-6000:] or done.stdout[-3000:]
     return done.stdout + done.stderr
 
 
