@@ -1,4 +1,4 @@
-# RetinaNet R-50 on VOC 2007+2012, learns from RetinaNet R-101 through attention graphs between instances.
+# RetinaNet R-50 on VOC 2007+2012, learns from RetinaNet R-101 through attention graphs between cells.
 # Train the teacher first: configs/pascal_voc/retinanet_r101_fpn_1x_voc0712.py
 # Run:    python tools/train.py configs/mhgd/retinanet_r50_fpn_mhgd-r101_1x_voc0712.py
 # 8 GPUs: bash tools/dist_train.sh configs/mhgd/retinanet_r50_fpn_mhgd-r101_1x_voc0712.py 8
@@ -12,5 +12,11 @@ model = dict(
         config='configs/pascal_voc/retinanet_r101_fpn_1x_voc0712.py',
         checkpoint='work_dirs/retinanet_r101_fpn_1x_voc0712/epoch_4.pth',
     ),
-    losses=dict(mhgd=dict(type='mmkd_graph.AttentionGraphLoss')),
+    losses=dict(
+        mhgd=dict(
+            type='mmkd_graph.AttentionGraphLoss',
+            # the network that reads the student has to have learned something before its term says anything
+            loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=500),
+        )
+    ),
 )

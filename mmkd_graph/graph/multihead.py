@@ -6,13 +6,14 @@ from .arguments import argument_error, check_integer, check_same_shape
 from .precision import no_autocast, widen
 
 
-def attention_graphs(keys: Tensor, queries: Tensor, heads: int) -> Tensor:
+def attention_graphs(keys: Tensor, queries: Tensor, heads: int, scaled: bool = False) -> Tensor:
     """Inner products of all keys with all queries, in each head.
 
     Args:
         keys: (K, heads · D) projections of the samples at the next layer.
         queries: (K, heads · D) projections of the same samples at the previous layer.
         heads: number of heads, >= 1.
+        scaled: divide by the square root of D.
 
     Returns:
         (heads, K, K), a row per key; float32, or float64 for float64 input.
@@ -20,7 +21,7 @@ def attention_graphs(keys: Tensor, queries: Tensor, heads: int) -> Tensor:
     Raises:
         ValueError: If the shapes do not fit.
 
-    Source: MHGD, arXiv 1907.02226: no division by the square root of D.
+    Source: MHGD, arXiv 1907.02226, which does not divide; the division is of arXiv 1706.03762.
 
     Example:
         >>> import torch
@@ -38,7 +39,8 @@ def attention_graphs(keys: Tensor, queries: Tensor, heads: int) -> Tensor:
     with no_autocast(keys):
         keys, queries = widen(keys, queries, name='keys')
         keys, queries = (x.unflatten(1, (heads, -1)).transpose(0, 1) for x in (keys, queries))
-        return keys @ queries.mT
+        graphs = keys @ queries.mT
+        return graphs / keys.shape[-1] ** 0.5 if scaled else graphs
 
 
 def graph_divergence(student: Tensor, teacher: Tensor) -> Tensor:

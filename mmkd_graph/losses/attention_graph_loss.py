@@ -9,19 +9,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_graph.graph import align_vectors, attend, attention_graphs, graph_divergence, leading_vectors
-from mmkd_graph.necks import InstancePooling
+from mmkd_graph.graph.arguments import check_integer
+from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 from mmkd_graph.registry import MODELS
 
 from .gathering import gather_samples
-from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
+
+SAMPLES = ('cells', 'instances', 'images')
 
 
 @MODELS.register_module()
 class AttentionGraphLoss(PyramidLoss):
     r"""How the samples of a batch move from one level to the next, as graphs of multi-head attention.
 
-    A sample is a ground-truth instance (or an image), pooled from every level and compressed to its leading right
-    singular vector: the teacher's first, and of the student's first four the one nearest to it. Between two consecutive
+    A sample is a cell of the finest level with what every level has there, or a ground-truth instance or an image,
+    pooled from every level and compressed to its leading right singular vector: the teacher's first, and of the
+    student's first four the one nearest to it. A cell's vector is its features at length 1. Between two consecutive
     levels an attention network, key = next level, query = previous level, gives one graph :math:`G` of all samples per
     head.
 
@@ -31,18 +35,28 @@ class AttentionGraphLoss(PyramidLoss):
       KL(softmax(tanh :math:`G_S`) ‖ softmax(tanh :math:`G_T`)), the mean over heads and samples. Its gradient goes into
       the student's features alone.
 
-    Both are summed over the pairs of levels. The vectors come from an eigenvalue problem without gradient and have the
-    damped gradient of first-order perturbation (:func:`mmkd_graph.graph.leading_vectors`), not the paper's of an SVD.
+    Term ``estimator`` is summed over the pairs of levels, ``graph`` is their mean by ``level_weights``. The vectors
+    come from an eigenvalue problem without gradient and have the damped gradient of first-order perturbation
+    (:func:`mmkd_graph.graph.leading_vectors`), not the paper's of an SVD.
+
+    The published reading is ``samples='instances', scaled=False, level_weights='alike'``.
 
     Args:
         graph_weight: of the term that teaches the student.
         estimator_weight: of the term that teaches the network, > 0.
         num_heads: attention heads, >= 2.
-        samples: ``'instance'`` takes ground-truth boxes, ``'image'`` whole images.
-        pool_size: side of the pooled maps in cells. Up to 5 the eigenvalue problems are batched on CUDA.
-        student_vectors: candidates for the student's vector.
+        scaled: divide the graphs by the square root of a head's channels (arXiv 1706.03762). Without, as published,
+            most of their entries are where tanh is flat, and pull at nothing.
+        level_weights: of the pairs of levels, each by its finer level: ``'cells'``, ``'alike'``, or one number per
+            pair, finest first: see :func:`~mmkd_graph.losses.interface.level_shares`.
+        samples: ``'cells'`` of the finest level, half of them inside of ground-truth boxes
+            (:func:`~mmkd_graph.necks.draw_cells`), ``'instances'``, those boxes, or whole ``'images'``.
+        max_cells: draw so many of the rank's batch, anew in every pass, by torch's global generator.
+        pool_size: side of the pooled maps of instances and images, in cells. Up to 5 the eigenvalue problems are
+            batched on CUDA.
+        student_vectors: candidates for the student's vector of an instance or image.
         max_instances: instances per image, the largest first; ``None`` takes all.
-        gather: take the samples of all ranks together.
+        gather: take the samples of all ranks together. Not with ``'cells'``, of which a rank has enough.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.
@@ -68,7 +82,10 @@ class AttentionGraphLoss(PyramidLoss):
         graph_weight: float = 1.0,
         estimator_weight: float = 1.0,
         num_heads: int = 8,
-        samples: str = 'instance',
+        scaled: bool = True,
+        level_weights: LevelWeights = 'cells',
+        samples: str = 'cells',
+        max_cells: int = 128,
         pool_size: int = 5,
         student_vectors: int = 4,
         max_instances: int | None = 100,
@@ -78,22 +95,22 @@ class AttentionGraphLoss(PyramidLoss):
         for key, value in dict(graph_weight=graph_weight, estimator_weight=estimator_weight).items():
             if value <= 0:
                 raise ValueError(f'{key}={value}; accepted: a number > 0 (loss_weight=0 switches the whole loss off)')
-        for key, value, least in (
-            ('num_heads', num_heads, 2),
-            ('pool_size', pool_size, 1),
-            ('student_vectors', student_vectors, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f'{key}={value!r}; accepted: an integer >= {least}')
-        if samples not in ('instance', 'image'):
-            raise ValueError(f"samples={samples!r}; accepted: 'instance', 'image'")
+        check_integer('num_heads', num_heads, 2)
+        check_integer('max_cells', max_cells, 2)
+        check_integer('pool_size', pool_size, 1)
+        check_integer('student_vectors', student_vectors, 1)
+        if samples not in SAMPLES:
+            raise ValueError(f'samples={samples!r}; accepted: {", ".join(map(repr, SAMPLES))}')
+        if samples == 'cells' and gather:
+            raise ValueError("gather=True; accepted with samples='cells': False")
         self.graph_weight, self.estimator_weight, self.num_heads = graph_weight, estimator_weight, num_heads
-        self.samples, self.student_vectors, self.gather = samples, student_vectors, gather
-        self.pool = InstancePooling(pool_size, max_instances)
+        self.scaled, self.level_weights = scaled, level_weights
+        self.samples, self.max_cells, self.student_vectors, self.gather = samples, max_cells, student_vectors, gather
+        self.pool = InstancePooling(1 if samples == 'cells' else pool_size, max_instances)
         self.register_buffer('steps', torch.zeros((), dtype=torch.long))  # the seed of the dropped heads
 
     def bind(self, spec: PyramidSpec) -> None:
-        """Create one attention network for each pair of consecutive levels."""
+        """Create one attention network for each pair of consecutive levels; check ``level_weights``."""
         if len(spec.strides) < 2:
             raise ValueError(
                 f'losses.{spec.name}: graphs are between consecutive levels, but the strides {spec.strides} alone are '
@@ -104,8 +121,11 @@ class AttentionGraphLoss(PyramidLoss):
                 f'losses.{spec.name}: the network of the teacher reads the student, but their channels are '
                 f'{spec.teacher_channels} and {spec.student_channels}; accepted: equal ones'
             )
+        self.shares = level_shares(self.level_weights, spec.strides[:-1], f'losses.{spec.name}.level_weights')
         pairs = zip(spec.teacher_channels[:-1], spec.teacher_channels[1:], strict=True)
-        self.networks = nn.ModuleList(AttentionNetwork(before, after, self.num_heads) for before, after in pairs)
+        self.networks = nn.ModuleList(
+            AttentionNetwork(before, after, self.num_heads, self.scaled) for before, after in pairs
+        )
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``graph`` and ``estimator`` of levels (N, C_l, H_l, W_l)."""
@@ -129,12 +149,15 @@ class AttentionGraphLoss(PyramidLoss):
                     with torch.no_grad():
                         wanted = network.graphs(t[i], t[i + 1], frozen=True)
                     found = network.graphs(s[i], s[i + 1], frozen=True)
-                    graphs.append(graph_divergence(found, wanted).mean())
+                    graphs.append(self.shares[i] * graph_divergence(found, wanted).mean())
                 graph, estimator = torch.stack(graphs).sum(), torch.stack(estimates).sum()
         return dict(graph=self.graph_weight * graph, estimator=self.estimator_weight * estimator)
 
     def _boxes(self, context: DistillContext) -> list[Tensor]:
-        if self.samples == 'instance':
+        if self.samples == 'cells':
+            truth, stride = read_instances(context.data_samples), context.strides[0]
+            return draw_cells(truth, context.image_shapes, stride, self.max_cells, background=-1).boxes
+        if self.samples == 'instances':
             return self.pool.read(context.data_samples).boxes
         return [torch.tensor([[0.0, 0.0, w, h]], device=self.steps.device) for h, w in context.image_shapes]
 
@@ -156,11 +179,12 @@ class AttentionNetwork(nn.Module):
         before: channels of the previous level.
         after: channels of the next level.
         heads: number of attention heads; each has (before + after) // 2 channels.
+        scaled: divide the graphs by the square root of that number.
     """
 
-    def __init__(self, before: int, after: int, heads: int) -> None:
+    def __init__(self, before: int, after: int, heads: int, scaled: bool) -> None:
         super().__init__()
-        width, self.heads = (before + after) // 2, heads
+        width, self.heads, self.scaled = (before + after) // 2, heads, scaled
         self.key = nn.Linear(after, heads * width, bias=False)
         self.key_norm = SampleNorm(heads * width)
         self.query = nn.Linear(before, heads * width, bias=False)
@@ -175,7 +199,7 @@ class AttentionNetwork(nn.Module):
             norm(F.linear(x, linear.weight.detach() if frozen else linear.weight), frozen)
             for x, linear, norm in ((after, self.key, self.key_norm), (before, self.query, self.query_norm))
         )
-        return attention_graphs(keys, queries, self.heads)
+        return attention_graphs(keys, queries, self.heads, self.scaled)
 
     def estimator_loss(self, before: Tensor, after: Tensor, kept: Tensor) -> Tensor:
         """Mean of 1 - cos between ``after`` and what is told of it from ``before``; scalar."""

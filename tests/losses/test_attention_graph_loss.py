@@ -17,6 +17,7 @@ from mmkd_graph.losses import AttentionGraphLoss, DistillContext, PyramidSpec
 from mmkd_graph.necks import InstancePooling
 
 STRIDES = (8, 16, 32)
+PUBLISHED = dict(samples='instances', scaled=False, level_weights='alike')
 
 
 def pyramid(seed=0, channels=(6, 6, 6), batch=2, dtype=torch.float32):
@@ -37,7 +38,7 @@ def truth(seed=0, count=4):
 
 
 def build(channels=(6, 6, 6), seed=0, **options):
-    loss = AttentionGraphLoss(**{'num_heads': 4, 'pool_size': 3, **options})
+    loss = AttentionGraphLoss(**{'num_heads': 4, 'pool_size': 3, **PUBLISHED, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         loss.bind(PyramidSpec(STRIDES, channels, channels, 'mhgd'))
@@ -56,14 +57,14 @@ def run(loss, student, teacher, samples):
     return {k: v.detach() for k, v in terms.items()}, grads[: len(student)], grads[len(student) :]
 
 
-def seasoned(channels=(6, 6, 6)):
+def seasoned(channels=(6, 6, 6), **options):
     """A loss whose running statistics and weights are no longer the initial ones."""
-    return copy.deepcopy(_seasoned(channels))
+    return copy.deepcopy(_seasoned(channels, tuple(options.items())))
 
 
 @functools.cache
-def _seasoned(channels):
-    loss = build(channels)
+def _seasoned(channels, options):
+    loss = build(channels, **dict(options))
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
     for seed in range(20):
         optimizer.zero_grad()
@@ -79,17 +80,21 @@ def softmax(x):
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_value_against_a_float64_reading_of_the_formula(training):
-    channels, heads = (6, 8, 4), 4
-    loss = seasoned(channels=channels).train(training)
+@pytest.mark.parametrize('samples', ['instances', 'cells'])
+def test_value_against_a_float64_reading_of_the_formula(samples, training):
+    """As published, and by default with so many cells that all are drawn."""
+    channels, heads, cells = (6, 8, 4), 4, samples == 'cells'
+    options = dict(samples='cells', max_cells=1000, scaled=True, level_weights='cells') if cells else {}
+    loss = seasoned(channels=channels, **options).train(training)
     before = {k: v.double().numpy() for k, v in copy.deepcopy(loss.state_dict()).items()}
     kept = copy.deepcopy(loss)._kept_heads().numpy()
     assert kept.sum(1).tolist() == ([2, 2] if training else [4, 4])
     student, teacher, samples = pyramid(1, channels), pyramid(2, channels), truth(3)
     terms, _, _ = run(loss, student, teacher, samples)
     after = {k: v.double().numpy() for k, v in loss.state_dict().items()}
-    pool = InstancePooling(3)
-    boxes = pool.read(samples).boxes
+    pool = InstancePooling(1 if cells else 3)
+    corners = [[x, y, x + 8, y + 8] for y in range(0, 96, 8) for x in range(0, 96, 8)]
+    boxes = [torch.tensor(corners, dtype=torch.float)] * 2 if cells else pool.read(samples).boxes
 
     vectors = dict(s=[], t=[])
     for maps_s, maps_t in zip(pool(student, STRIDES, boxes), pool(teacher, STRIDES, boxes), strict=True):
@@ -97,7 +102,7 @@ def test_value_against_a_float64_reading_of_the_formula(training):
         for map_s, map_t in zip(maps_s.flatten(2).double().numpy(), maps_t.flatten(2).double().numpy(), strict=True):
             v = np.linalg.svd(map_t.T)[2][0]
             v = v if (map_t.T @ v).sum() >= 0 else -v
-            candidates = np.linalg.svd(map_s.T)[2][:4]
+            candidates = np.linalg.svd(map_s.T)[2][: 1 if cells else 4]
             best = max(candidates, key=lambda u, v=v: abs(u @ v))
             rows_t.append(v)
             rows_s.append(best * np.sign(best @ v))
@@ -114,6 +119,7 @@ def test_value_against_a_float64_reading_of_the_formula(training):
         key = norm(y @ state[f'{name}.key.weight'].T, f'{name}.key_norm', state, frozen)
         query = norm(x @ state[f'{name}.query.weight'].T, f'{name}.query_norm', state, frozen)
         width = key.shape[1] // heads
+        key = key / np.sqrt(width) if cells else key
         return [key[:, h * width : (h + 1) * width] @ query[:, h * width : (h + 1) * width].T for h in range(heads)]
 
     graph = estimator = 0.0
@@ -128,10 +134,17 @@ def test_value_against_a_float64_reading_of_the_formula(training):
         # the student is read with the statistics that the teacher has just moved
         both = (graphs(vectors[side][i], vectors[side][i + 1], i, after, True) for side in 'st')
         p, q = (softmax(np.tanh(np.stack(g))) for g in both)
-        graph += (p * np.log(p / q)).sum(-1).mean()
+        graph += (0.8, 0.2)[i] * (p * np.log(p / q)).sum(-1).mean() if cells else (p * np.log(p / q)).sum(-1).mean() / 2
     assert terms['estimator'].item() == pytest.approx(estimator, rel=1e-3)
     assert terms['graph'].item() == pytest.approx(graph, rel=1e-2)
     assert graph > 1e-3
+
+
+def test_cells_are_drawn_anew_and_need_no_box():
+    loss, teacher, student = seasoned(samples='cells', max_cells=40), pyramid(2), pyramid(1)
+    nothing = [annotated([], []), annotated([], [])]
+    values = {run(copy.deepcopy(loss), student, teacher, nothing)[0]['graph'].item() for _ in range(3)}
+    assert len(values) == 3 and all(value > 1e-4 for value in values)
 
 
 def test_each_term_trains_what_it_should():
@@ -249,7 +262,7 @@ def test_whole_images_can_be_the_samples():
     for sample, shape in zip(samples, ((96, 64), (80, 96)), strict=True):
         sample.set_metainfo(dict(img_shape=shape))
     student, teacher = pyramid(1), pyramid(2)
-    found, grads, _ = run(build(samples='image'), student, teacher, samples)
+    found, grads, _ = run(build(samples='images'), student, teacher, samples)
     boxes = [annotated([[0, 0, 64, 96]], [0]), annotated([[0, 0, 96, 80]], [0])]
     wanted, _, _ = run(build(), student, teacher, boxes)
     assert found == wanted and all(g.isfinite().all() for g in grads)
@@ -267,10 +280,13 @@ def test_weights_scale_the_terms():
     [
         (dict(graph_weight=0), 'graph_weight=0'),
         (dict(estimator_weight=-1), 'estimator_weight=-1'),
-        (dict(num_heads=1), 'num_heads=1'),
-        (dict(pool_size=0), 'pool_size=0'),
-        (dict(student_vectors=0), 'student_vectors=0'),
-        (dict(samples='anchor'), "samples='anchor'; accepted: 'instance', 'image'"),
+        (dict(num_heads=1), 'num_heads: got 1'),
+        (dict(max_cells=1), 'max_cells: got 1'),
+        (dict(pool_size=0), 'pool_size: got 0'),
+        (dict(student_vectors=0), 'student_vectors: got 0'),
+        (dict(samples='anchor'), "samples='anchor'; accepted: 'cells', 'instances', 'images'"),
+        (dict(samples='cells', gather=True), "gather=True; accepted with samples='cells': False"),
+        (dict(level_weights=(1, 1, 1)), r'losses\.mhgd\.level_weights=.*2 of them'),
         (dict(max_instances=0), 'max_instances=0'),
     ],
 )

@@ -19,7 +19,7 @@ from mmkd_graph.losses.gathering import gather_samples
 
 STRIDES = (8, 16)
 LOSSES = {
-    'mhgd': lambda **kwargs: AttentionGraphLoss(pool_size=2, num_heads=4, **kwargs),
+    'mhgd': lambda **kwargs: AttentionGraphLoss(pool_size=2, num_heads=4, samples='instances', **kwargs),
     'refilled': lambda **kwargs: RelationshipMatchingLoss(num_classes=3, margin=0.5, samples='instances', **kwargs),
 }
 

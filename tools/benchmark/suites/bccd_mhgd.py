@@ -1,0 +1,16 @@
+# What MHGD compares: each of its defaults alone taken back, and all of them.
+_base_ = './bccd.py'
+changes = dict(
+    mhgd=dict(),
+    not_scaled=dict(scaled=False),
+    levels_alike=dict(level_weights='alike'),
+    instances=dict(samples='instances'),
+    as_published=dict(samples='instances', scaled=False, level_weights='alike'),
+)
+weight = dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=150)
+methods = {
+    name: dict(type='mmkd_graph.AttentionGraphLoss', loss_weight=weight, **change) for name, change in changes.items()
+}
+methods['_delete_'] = True
+tune = None
+del changes, weight
