@@ -23,6 +23,7 @@ changes = dict(
     sharp_attention=dict(temperature=0.5),
     no_attention=dict(spatial_attention=False, channel_attention=False, relational_attention=False),
     projection=dict(distance='projection'),
+    light_projection=dict(distance='projection', spectral_weight=0.1),
     k4=dict(k=4),
     k8=dict(k=8),
     graph_of_the_batch=dict(graph='batch'),
