@@ -1,5 +1,5 @@
-# What MHGD compares: each of its defaults alone taken back, and all of them.
-_base_ = './bccd.py'
+# What MHGD compares: each of its defaults alone taken back, and all of them, at the ratio that shapes.py chooses.
+_base_ = './shapes.py'
 changes = dict(
     mhgd=dict(),
     not_scaled=dict(scaled=False),
@@ -7,7 +7,7 @@ changes = dict(
     instances=dict(samples='instances'),
     as_published=dict(samples='instances', scaled=False, level_weights='alike'),
 )
-weight = dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=150)
+weight = dict(type='mmkd_graph.GradientRatio', ratio=2.0, iterations=150)
 methods = {
     name: dict(type='mmkd_graph.AttentionGraphLoss', loss_weight=weight, **change) for name, change in changes.items()
 }
