@@ -13,7 +13,7 @@ from mmkd_graph.graph.arguments import check_integer
 from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 from mmkd_graph.registry import MODELS
 
-from .gathering import gather_samples
+from .gathering import check_samples, gather_samples
 from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
 
 SAMPLES = ('cells', 'instances', 'images')
@@ -49,7 +49,7 @@ class AttentionGraphLoss(PyramidLoss):
             most of their entries are where tanh is flat, and pull at nothing.
         level_weights: of the pairs of levels, each by its finer level: ``'cells'``, ``'alike'``, or one number per
             pair, finest first: see :func:`~mmkd_graph.losses.interface.level_shares`.
-        samples: ``'cells'`` of the finest level, half of them inside of ground-truth boxes
+        samples: ``'cells'`` of the finest level, at most half of them inside of ground-truth boxes
             (:func:`~mmkd_graph.necks.draw_cells`), ``'instances'``, those boxes, or whole ``'images'``.
         max_cells: draw so many of the rank's batch, anew in every pass, by torch's global generator.
         pool_size: side of the pooled maps of instances and images, in cells. Up to 5 the eigenvalue problems are
@@ -99,10 +99,7 @@ class AttentionGraphLoss(PyramidLoss):
         check_integer('max_cells', max_cells, 2)
         check_integer('pool_size', pool_size, 1)
         check_integer('student_vectors', student_vectors, 1)
-        if samples not in SAMPLES:
-            raise ValueError(f'samples={samples!r}; accepted: {", ".join(map(repr, SAMPLES))}')
-        if samples == 'cells' and gather:
-            raise ValueError("gather=True; accepted with samples='cells': False")
+        check_samples(samples, SAMPLES, gather)
         self.graph_weight, self.estimator_weight, self.num_heads = graph_weight, estimator_weight, num_heads
         self.scaled, self.level_weights = scaled, level_weights
         self.samples, self.max_cells, self.student_vectors, self.gather = samples, max_cells, student_vectors, gather

@@ -1,12 +1,33 @@
-"""Samples of all ranks, with gradient."""
+"""What a loss may compare, and samples of all ranks, with gradient."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size
 from torch import Tensor
+
+
+def check_samples(samples: str, accepted: Sequence[str], gather: bool) -> None:
+    """Raise ``ValueError`` unless a loss can take these samples, and gather them if asked: cells are each rank's own.
+
+    Args:
+        samples: what the config asks for.
+        accepted: what the loss can compare.
+        gather: whether the samples of all ranks are to be taken together.
+
+    Example:
+        >>> check_samples('pixels', ('cells', 'images'), gather=False)
+        Traceback (most recent call last):
+        ...
+        ValueError: samples='pixels'; accepted: 'cells', 'images'
+    """
+    if samples not in accepted:
+        raise ValueError(f'samples={samples!r}; accepted: {", ".join(map(repr, accepted))}')
+    if samples == 'cells' and gather:
+        raise ValueError("gather=True; accepted with samples='cells': False")
 
 
 class _Gather(torch.autograd.Function):

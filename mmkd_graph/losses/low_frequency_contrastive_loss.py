@@ -14,7 +14,7 @@ from mmkd_graph.necks import InstancePooling, LowPassPyramid
 from mmkd_graph.necks.lowpass_pyramid import unit_samples
 from mmkd_graph.registry import MODELS
 
-from .gathering import gather_samples
+from .gathering import check_samples, gather_samples
 from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
 
 Pair = tuple[Tensor, Tensor]
@@ -94,8 +94,7 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f'temperature={temperature}; accepted: a number > 0')
-        if samples not in SAMPLES:
-            raise ValueError(f'samples={samples!r}; accepted: {", ".join(map(repr, SAMPLES))}')
+        check_samples(samples, SAMPLES, gather)
         self.pooling = InstancePooling(output_size, max_instances)
         sides = dict(
             student=dict(filters=student_filters), teacher=dict(filters=teacher_filters, projection=teacher_projection)
@@ -111,8 +110,6 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
                 raise ValueError(f'{prefix}{error}') from error
         if samples == 'cells':
             check_integer('max_cells', max_cells, 2)
-            if gather:
-                raise ValueError("gather=True; accepted with samples='cells': False")
         elif max(scales) > output_size:
             raise ValueError(f'scales={tuple(scales)}; accepted: at most the output_size, {output_size}')
         self.temperature, self.samples, self.gather = temperature, samples, gather

@@ -12,7 +12,7 @@ from mmkd_graph.graph.arguments import check_integer
 from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 from mmkd_graph.registry import MODELS
 
-from .gathering import gather_samples
+from .gathering import check_samples, gather_samples
 from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
 
 SAMPLES = ('cells', 'instances')
@@ -113,11 +113,8 @@ class RelationshipMatchingLoss(PyramidLoss):
                 raise ValueError(f'{key}={value}; accepted: a number > 0')
         if num_negatives is not None and num_negatives < 1:
             raise ValueError(f'num_negatives={num_negatives}; accepted: None or an integer >= 1')
-        if samples not in SAMPLES:
-            raise ValueError(f'samples={samples!r}; accepted: {", ".join(map(repr, SAMPLES))}')
+        check_samples(samples, SAMPLES, gather)
         check_integer('max_cells', max_cells, 2)
-        if samples == 'cells' and gather:
-            raise ValueError("gather=True; accepted with samples='cells': False")
         self.num_classes, self.margin, self.num_negatives, self.gather = num_classes, margin, num_negatives, gather
         self.samples, self.max_cells, self.centered, self.level_weights = samples, max_cells, centered, level_weights
         self.kinds = num_classes + (samples == 'cells')  # with the background
