@@ -1,5 +1,5 @@
 # RetinaNet R-50, 1x (36.5 box AP alone), learns from Mask R-CNN Swin-S (48.2): another backbone kind and
-# another head, by the low frequencies of their instances. Their pyramids (P3-P7 and P2-P6) meet at strides
+# another head, by the low frequencies of their features. Their pyramids (P3-P7 and P2-P6) meet at strides
 # 8, 16, 32 and 64.
 # Run:    python tools/train.py configs/lfcc/retinanet_r50_fpn_lfcc-mask-rcnn-swin-s_1x_coco.py
 # 8 GPUs: bash tools/dist_train.sh configs/lfcc/retinanet_r50_fpn_lfcc-mask-rcnn-swin-s_1x_coco.py 8

@@ -1,5 +1,5 @@
 # RetinaNet R-50, 1x (36.5 box AP alone), learns from RetinaNet PVTv2-B2 (44.6) by the low frequencies of their
-# instances.
+# features.
 # Run:    python tools/train.py configs/lfcc/retinanet_r50_fpn_lfcc-pvtv2-b2_1x_coco.py
 # 8 GPUs: bash tools/dist_train.sh configs/lfcc/retinanet_r50_fpn_lfcc-pvtv2-b2_1x_coco.py 8
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/pictures.py']

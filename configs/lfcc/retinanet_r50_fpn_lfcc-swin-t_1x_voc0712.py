@@ -1,4 +1,4 @@
-# RetinaNet R-50 on VOC 2007+2012, learns from RetinaNet Swin-T by the low frequencies of their instances.
+# RetinaNet R-50 on VOC 2007+2012, learns from RetinaNet Swin-T by the low frequencies of their features.
 # Train the teacher first: configs/pascal_voc/retinanet_swin-t-p4-w7_fpn_1x_voc0712.py
 # Run:    python tools/train.py configs/lfcc/retinanet_r50_fpn_lfcc-swin-t_1x_voc0712.py
 # 8 GPUs: bash tools/dist_train.sh configs/lfcc/retinanet_r50_fpn_lfcc-swin-t_1x_voc0712.py 8

@@ -95,16 +95,17 @@ def _task(norms: GradientNorms) -> Finding:
 def _loss(model: GraphDistiller, name: str, norms: GradientNorms, boxes: int, batches: int) -> Finding:
     key, values, norm = f'model.losses.{name}', norms.values[name], norms.losses[name]
     details = dict(values=values, gradients=norms.terms[name], gradient=norm, task_gradient=norms.task)
+    measured = name in model.distill.weights
+    weight = 1.0 if measured else model.loss_weight(name)
+    level = FAIL if weight else WARNING  # what is only logged harms no training
     if bad := [term for term, value in values.items() if not math.isfinite(value)]:
         found = ', '.join(f'{term} is {values[term]:g}' for term in bad)
         return Finding(
-            FAIL, key, found, 'look at the features of the teacher (weights, normalisation), and at amp', details
+            level, key, found, 'look at the features of the teacher (weights, normalisation), and at amp', details
         )
     if not math.isfinite(norm):
         found = f'the gradient at the tapped features is {norm:g}'
-        return Finding(FAIL, key, found, 'train without amp, or give the loss another option', details)
-    measured = name in model.distill.weights
-    weight = 1.0 if measured else model.loss_weight(name)
+        return Finding(level, key, found, 'train without amp, or give the loss another option', details)
     if norm == 0 and weight:
         if not any(values.values()):
             found = f'every term is zero in {batches} batches'

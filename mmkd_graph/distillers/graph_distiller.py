@@ -286,7 +286,8 @@ class GraphDistiller(BaseDetector):
                 weight = weights[name] * self._loss_factors[name]
                 losses.update((f'loss_kd.{name}.{term}', value * weight) for term, value in terms[name].items())
         if len(trained) < len(active):
-            with torch.no_grad():
+            # What they draw leaves the student's random numbers as they are.
+            with preserved_rng(), torch.no_grad():
                 adapted = self.distill.adapter(student)
                 for name in active:
                     if name not in trained:

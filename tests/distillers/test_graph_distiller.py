@@ -16,6 +16,11 @@ from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.losses import DistillContext
 
 CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4)
+DRAWING = dict(
+    mhgd=dict(type='mmkd_graph.AttentionGraphLoss', max_cells=4),
+    lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss', max_cells=4),
+    refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=3, max_cells=4),
+)
 
 
 def distiller(student, teacher, **kwargs):
@@ -120,12 +125,11 @@ def test_teacher_follows_dtype_and_device(student, teacher):
 # ------------------------------------------------------------------------------------------------ training
 
 
-def test_null_weights_train_bit_for_bit_like_the_plain_student(student, teacher, batch):
+@pytest.mark.parametrize('methods', [dict(crg=CRG), DRAWING], ids=['graph', 'drawn cells'])
+def test_null_weights_train_bit_for_bit_like_the_plain_student(student, teacher, batch, methods):
+    methods = {name: dict(method, loss_weight=0) for name, method in methods.items()}
     results = []
-    for build in (
-        lambda: plain(student),
-        lambda: distiller(student, teacher, losses=dict(crg=dict(CRG, loss_weight=0))),
-    ):
+    for build in (lambda: plain(student), lambda: distiller(student, teacher, losses=methods)):
         torch.manual_seed(3)
         model = build()
         model.init_weights()

@@ -175,7 +175,7 @@ def test_losses_that_train_nothing(tmp_path: Path, teacher: dict, loss: str, wor
         runner.train()
     assert words in str(stopped.value) and len(stopped.value.failures) == 1
     assert runner.iter == 0
-    logged_only = dict(type='OddLoss', kind='zero', loss_weight=0)
+    logged_only = dict(type='OddLoss', kind=loss, loss_weight=0)
     build(tmp_path / 'logged', teacher, dict(crg=CRG, odd=logged_only), [HOOK]).train()
 
 

@@ -36,6 +36,8 @@ LOSSES = dict(
     mhgd=dict(type='mmkd_graph.AttentionGraphLoss'),
     refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=len(CLASSES)),
     lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss', embed_channels=8),
+    fitnet=dict(type='mmkd_graph.FeatureMSELoss'),
+    pkd=dict(type='mmkd_graph.PearsonLoss'),
 )
 
 CONFIG = """
