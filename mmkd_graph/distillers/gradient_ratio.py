@@ -118,6 +118,13 @@ class GradientRatio(BaseModule):
             logger='current',
         )
 
+    def reread(self) -> None:
+        """Go on from what the buffers say, after they were written from outside."""
+        scale = self.scale.item()
+        self._scale = None if math.isnan(scale) else scale
+        self._scales = [x for x in self.scales.tolist() if not math.isnan(x)]
+        self._passes = min(int(self.passes), self.iterations - 1)
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         scales = state_dict.get(f'{prefix}scales')
         if scales is not None and len(scales) != self.iterations:
@@ -127,9 +134,6 @@ class GradientRatio(BaseModule):
             fitted[:count] = scales[:count]
             state_dict[f'{prefix}scales'] = fitted
         super()._load_from_state_dict(state_dict, prefix, *args)
-        scale = self.scale.item()
-        self._scale = None if math.isnan(scale) else scale
-        self._scales = [x for x in self.scales.tolist() if not math.isnan(x)]
-        self._passes = min(int(self.passes), self.iterations - 1)
+        self.reread()
         if self._scale is not None:
             print_log(f'{self.key} = {self.value:.6g}, measured before this checkpoint was saved', logger='current')

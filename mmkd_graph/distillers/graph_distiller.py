@@ -297,6 +297,11 @@ class GraphDistiller(BaseDetector):
             losses.update(self._idle(trained))
         return losses
 
+    def parse_losses(self, losses: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and what is logged; ``kd.…`` is logged alone, even where a name in it contains ``loss``."""
+        total, values = super().parse_losses({k: v for k, v in losses.items() if not k.startswith('kd.')})
+        return total, {**values, **{k: v.mean() for k, v in losses.items() if k.startswith('kd.')}}
+
     def observe(
         self, batch_inputs: Tensor, batch_data_samples: list
     ) -> tuple[dict[str, Any], list[Tensor], tuple[tuple[Tensor, ...], tuple[Tensor, ...]], DistillContext]:
@@ -440,8 +445,12 @@ def _read_taps(taps: Any) -> tuple[str | None, str | None]:
 
 def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequence[int] | None) -> list[tuple[int, int]]:
     """Indices (student, teacher) of levels of equal stride, finest first; equal strides pair in order."""
+    if wanted is not None and not (
+        isinstance(wanted, Sequence) and wanted and all(isinstance(stride, int) for stride in wanted)
+    ):
+        raise ValueError(f'strides={wanted!r}; accepted: None, or a list of at least one integer')
     pairs, used = [], set()
-    for i, stride in enumerate(student):
+    for i, stride in sorted(enumerate(student), key=lambda level: level[1]):  # YOLOv3 gives the coarsest one first
         if wanted is not None and stride not in wanted:
             continue
         j = next((j for j, other in enumerate(teacher) if other == stride and j not in used), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os.path as osp
 from collections.abc import Callable, Mapping
@@ -259,7 +260,8 @@ class FrozenTeacher:
     """A detector that only ever extracts features, in eval mode and without gradient.
 
     It is a plain object that *holds* a module, so the module enters neither ``parameters()`` nor ``state_dict()``,
-    optimizer or DDP buckets of the model that owns it. Copies of the owner (EMA) share it.
+    optimizer or DDP buckets of the model that owns it. Copies of the owner (EMA) share it
+    until they move to another device or type.
 
     Args:
         config: see :func:`resolve_model_config`.
@@ -280,6 +282,7 @@ class FrozenTeacher:
         if isinstance(config, str):
             config = read_config(config, 'teacher.config')
         self.loaded: Loaded | None = None
+        self._borrowed = False
         with preserved_rng():
             self.model: nn.Module = build_detector(config, 'teacher.config')
         self.dataset = (config.get('train_dataloader') or {}).get('dataset')
@@ -324,10 +327,18 @@ class FrozenTeacher:
         return cls(**teacher, tap=tap)
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacher:
-        return self
+        shared = copy.copy(self)
+        shared._borrowed = True
+        return shared
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Follow the owner's device and dtype (``nn.Module._apply``)."""
+        """Follow the owner's device and dtype (``nn.Module._apply``); a copy of the owner that moves takes its own."""
+        if self._borrowed:
+            if all(fn(tensor) is tensor for tensor in (*self.model.parameters(), *self.model.buffers())):
+                return
+            self.model = copy.deepcopy(self.model)
+            self._tapped = find_tap(self.model, self.tap, 'taps.teacher')
+            self._borrowed = False
         self.model._apply(fn)
 
     @torch.no_grad()

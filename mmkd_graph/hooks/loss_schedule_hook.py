@@ -77,6 +77,8 @@ class LossScheduleHook(Hook):
             if value is not None and not least < value < math.inf:
                 raise argument_error(f'LossScheduleHook.{name}', repr(value), f'None or a finite number > {least}')
         self.losses = (losses,) if isinstance(losses, str) else None if losses is None else tuple(losses)
+        if self.losses == ():
+            raise argument_error('LossScheduleHook.losses', repr(losses), 'None (all) or at least one name')
         self.begin, self.warmup, self.stop = begin, warmup, stop
         self.policy, self.end, self.end_ratio, self.by_epoch = policy, end, end_ratio, by_epoch
         self._names: tuple[str, ...] = ()

@@ -11,9 +11,11 @@ import torch.distributed as dist
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmkd_graph.distillers.gradient_ratio import GradientRatio
 from mmkd_graph.registry import HOOKS
 
 _ACTIONS = ('raise', 'skip')
@@ -32,7 +34,7 @@ class NonFiniteLossHook(Hook):
         action: ``'raise'`` stops the training before the weights are touched. ``'skip'`` leaves the iteration's
             update out, on all ranks if it happens on one, and puts running statistics back, with a warning each time
             and the number of skipped iterations, ``skipped``, in the log; a window of gradient accumulation becomes
-            one iteration longer.
+            one iteration longer (what a window at the very end had gathered before a skip in it is not applied).
         max_in_a_row: with ``'skip'``, stop after that many skipped iterations in a row: that is no accident.
 
     Raises:
@@ -57,6 +59,8 @@ class NonFiniteLossHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Put the look between the model's losses and the optimizer."""
         self.skipped = runner.message_hub.get_info('skipped_iterations', 0)
+        # mmengine counts every iteration before this one as a pass of the accumulation.
+        _shorten(runner.optim_wrapper, self.skipped, begun=True)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         parse, update = model.parse_losses, runner.optim_wrapper.update_params
 
@@ -111,6 +115,10 @@ class NonFiniteLossHook(Hook):
             )
         for buffer, before in self._buffers:
             buffer.copy_(before)
+        for module in model.modules():
+            if isinstance(module, GradientRatio):
+                module.reread()
+        _shorten(runner.optim_wrapper, 1)
         self.skipped += 1
         self._in_a_row += 1
         runner.message_hub.update_info('skipped_iterations', self.skipped)
@@ -135,6 +143,16 @@ class NonFiniteLossHook(Hook):
             where = f'not finite at strides {broken}' if broken else 'finite on all levels'
             parts.append(f"the {name}'s features are {where}")
         return f'; {", ".join(parts)}'
+
+
+def _shorten(wrapper: Any, skipped: int, begun: bool = False) -> None:
+    """Tell an accumulation that iterations were left out: of those to come, or of those that it has ``begun`` with."""
+    if not isinstance(wrapper, OptimWrapper) or wrapper._max_counts < 0:
+        return
+    if begun:
+        wrapper._inner_count -= skipped
+    wrapper._max_counts -= skipped
+    wrapper._remainder_counts = wrapper._max_counts % wrapper._accumulative_counts
 
 
 def _describe(losses: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_graph.graph import align_vectors, attend, attention_graphs, graph_divergence, leading_vectors
-from mmkd_graph.graph.arguments import check_integer
+from mmkd_graph.graph.arguments import check_integer, check_number
 from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 from mmkd_graph.registry import MODELS
 
@@ -92,9 +92,8 @@ class AttentionGraphLoss(PyramidLoss):
         gather: bool = False,
     ) -> None:
         super().__init__()
-        for key, value in dict(graph_weight=graph_weight, estimator_weight=estimator_weight).items():
-            if value <= 0:
-                raise ValueError(f'{key}={value}; accepted: a number > 0 (loss_weight=0 switches the whole loss off)')
+        check_number('graph_weight', graph_weight, positive=True)
+        check_number('estimator_weight', estimator_weight, positive=True)
         check_integer('num_heads', num_heads, 2)
         check_integer('max_cells', max_cells, 2)
         check_integer('pool_size', pool_size, 1)

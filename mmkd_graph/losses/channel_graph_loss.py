@@ -17,6 +17,7 @@ from mmkd_graph.graph import (
     spatial_attention,
     spectral_embedding,
 )
+from mmkd_graph.graph.arguments import check_integer, check_number
 from mmkd_graph.graph.solvers import MAX_BLOCK, MAX_SUBSPACE_RANK
 from mmkd_graph.registry import MODELS
 
@@ -113,19 +114,16 @@ class ChannelGraphLoss(PyramidLoss):
                 raise ValueError(f'{key}={value!r}; accepted: {", ".join(map(repr, _CHOICES[key]))}')
         term_weights = dict(vertex_weight=vertex_weight, edge_weight=edge_weight, spectral_weight=spectral_weight)
         for key, value in {**term_weights, 'diffusion_time': diffusion_time}.items():
-            if value < 0:
-                raise ValueError(f'{key}={value}; accepted: a number >= 0')
+            check_number(key, value)
         if not any(term_weights.values()):
             raise ValueError(
                 'vertex_weight, edge_weight and spectral_weight are all 0: nothing is left; accepted: at least one '
                 '> 0 (loss_weight=0 switches the whole loss off)'
             )
-        if k < 1:
-            raise ValueError(f'k={k}; accepted: an integer >= 1')
-        if knn is not None and knn < 1:
-            raise ValueError(f'knn={knn}; accepted: None or an integer >= 1')
-        if temperature <= 0:
-            raise ValueError(f'temperature={temperature}; accepted: a number > 0')
+        check_integer('k', k, 1)
+        if knn is not None:
+            check_integer('knn', knn, 1)
+        check_number('temperature', temperature, positive=True)
         self.vertex_weight, self.edge_weight, self.spectral_weight = vertex_weight, edge_weight, spectral_weight
         self.vertex, self.affinity, self.graph, self.weights = vertex, affinity, graph, weights
         self.knn, self.k, self.skip_trivial = knn, k, skip_trivial

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmkd_graph.graph import info_nce
-from mmkd_graph.graph.arguments import check_integer
+from mmkd_graph.graph.arguments import check_integer, check_number
 from mmkd_graph.necks import InstancePooling, LowPassPyramid
 from mmkd_graph.necks.lowpass_pyramid import unit_samples
 from mmkd_graph.registry import MODELS
@@ -92,8 +92,7 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
         level_weights: LevelWeights = 'alike',
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f'temperature={temperature}; accepted: a number > 0')
+        check_number('temperature', temperature, positive=True)
         check_samples(samples, SAMPLES, gather)
         self.pooling = InstancePooling(output_size, max_instances)
         sides = dict(

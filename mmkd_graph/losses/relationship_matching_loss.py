@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_graph.graph import center_divergence, semihard_tuples, tuple_divergence, unit_vertices
-from mmkd_graph.graph.arguments import check_integer
+from mmkd_graph.graph.arguments import check_integer, check_number
 from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 from mmkd_graph.registry import MODELS
 
@@ -100,19 +100,17 @@ class RelationshipMatchingLoss(PyramidLoss):
             raise ValueError(
                 f"num_classes={num_classes!r}; accepted: the classes of the student's data set, an integer >= 1"
             )
-        for key, value in dict(embedding_weight=embedding_weight, classifier_weight=classifier_weight).items():
-            if value < 0:
-                raise ValueError(f'{key}={value}; accepted: a number >= 0')
+        check_number('embedding_weight', embedding_weight)
+        check_number('classifier_weight', classifier_weight)
         if not embedding_weight and not classifier_weight:
             raise ValueError('embedding_weight and classifier_weight are both 0; accepted: at least one > 0')
         positive = dict(
             embedding_temperature=embedding_temperature, classifier_temperature=classifier_temperature, margin=margin
         )
         for key, value in positive.items():
-            if value <= 0:
-                raise ValueError(f'{key}={value}; accepted: a number > 0')
-        if num_negatives is not None and num_negatives < 1:
-            raise ValueError(f'num_negatives={num_negatives}; accepted: None or an integer >= 1')
+            check_number(key, value, positive=True)
+        if num_negatives is not None:
+            check_integer('num_negatives', num_negatives, 1)
         check_samples(samples, SAMPLES, gather)
         check_integer('max_cells', max_cells, 2)
         self.num_classes, self.margin, self.num_negatives, self.gather = num_classes, margin, num_negatives, gather

@@ -22,8 +22,8 @@ def plot_losses(history: Mapping[str, Sequence[Sequence[float]]], *, window: int
     """Draw all loss terms over the iterations: the task's above, the distillation's below.
 
     Light lines are the recorded values, strong lines their running mean. A panel whose running means span
-    more than a decade and a half gets a logarithmic axis. Names without ``loss`` (an accuracy, say) are left
-    out.
+    more than a decade and a half gets a logarithmic axis. Names without ``loss`` (an accuracy, say) and
+    those that start with ``kd.`` are left out.
 
     Args:
         history: name of a term → its (iteration, value) pairs, ascending. Names that start with ``loss_kd.``
@@ -39,7 +39,7 @@ def plot_losses(history: Mapping[str, Sequence[Sequence[float]]], *, window: int
     terms = {
         name: np.asarray(points, dtype=np.float64).reshape(-1, 2).T
         for name, points in history.items()
-        if 'loss' in name and len(points)
+        if 'loss' in name and not name.startswith('kd.') and len(points)
     }
     if not terms:
         raise ValueError(f'history holds no loss term with a value; its names are {sorted(history)}')

@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from conftest import save_weights, tiny_retinanet
+from mmdet.models import FPN
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import ConfigDict
 from mmengine.model import ExponentialMovingAverage, is_model_wrapper
@@ -108,10 +109,25 @@ def test_names_that_the_student_translates_are_translated_for_the_distiller(stud
 def test_copies_share_the_teacher_and_own_their_student(student, teacher):
     model = distiller(student, teacher)
     ema = ExponentialMovingAverage(model).module
-    assert ema.teacher is model.teacher
+    assert ema.teacher.model is model.teacher.model
     assert ema.backbone is ema.student.backbone
     assert ema.backbone is not model.backbone
     assert not is_model_wrapper(ema)
+
+
+def test_a_copy_that_moves_leaves_the_teacher_where_it_is(student, teacher, batch):
+    model = distiller(student, teacher).train()
+    ema = ExponentialMovingAverage(model, device='meta').module
+    assert next(ema.teacher.model.parameters()).is_meta and not next(model.teacher.model.parameters()).is_meta
+    assert loss_of(model, batch)
+    half = copy.deepcopy(model).to('cpu')
+    assert half.teacher.model is model.teacher.model
+    half.to(torch.float64)
+    assert next(half.teacher.model.parameters()).dtype == torch.float64
+    assert next(model.teacher.model.parameters()).dtype == torch.float32
+    x = torch.randn(1, 3, 64, 64)
+    for one, two in zip(half.teacher(x.double()), model.teacher(x), strict=True):
+        torch.testing.assert_close(one.float(), two, atol=1e-4, rtol=1e-4)
 
 
 def test_teacher_follows_dtype_and_device(student, teacher):
@@ -146,6 +162,18 @@ def test_null_weights_are_measured_but_do_not_count(student, teacher, batch):
     terms = {k: v for k, v in losses.items() if 'kd.' in k}
     assert set(terms) == {'kd.crg.vertex', 'kd.crg.edge', 'kd.crg.spectral'}
     assert all(v > 0 and not v.requires_grad for v in terms.values())
+
+
+def test_what_is_only_logged_does_not_count_whatever_its_name(student, teacher, batch):
+    ratio = dict(type='mmkd_graph.GradientRatio', ratio=0.5)
+    model = distiller(
+        student, teacher, losses=dict(loss_a=dict(CRG, loss_weight=0), loss_b=dict(CRG, loss_weight=ratio))
+    ).train()
+    losses = loss_of(model, batch)
+    total, logged = model.parse_losses(losses)
+    assert {'kd.loss_a.vertex', 'kd.loss_b.gradient_ratio'} <= set(losses) == set(logged) - {'loss'}
+    parts = [sum(v.mean() for v in (x if isinstance(x, list) else [x])) for k, x in losses.items() if k[:3] != 'kd.']
+    assert total == logged['loss'] and total.item() == pytest.approx(sum(parts).item())
 
 
 def test_terms_are_logged_weighted_and_task_losses_untouched(student, teacher, batch):
@@ -249,6 +277,24 @@ def test_levels_pair_by_stride(student, teacher, batch):
     assert distiller(student, teacher, strides=(16, 32)).strides == (16, 32)
 
 
+@MMDET_MODELS.register_module(force=True)
+class CoarseFirst(FPN):
+    """As YOLOv3's neck."""
+
+    def forward(self, inputs):
+        return super().forward(inputs)[::-1]
+
+
+def test_the_finest_level_comes_first_whatever_the_tap_gives(student, teacher, batch):
+    student['neck'].update(type='CoarseFirst')
+    model = distiller(student, teacher)
+    assert model.strides == (8, 16, 32, 64, 128)
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    ours, theirs, _ = model.pyramids(data['inputs'], data['data_samples'])
+    sizes = [x.shape[-1] for x in ours]
+    assert sizes == sorted(sizes, reverse=True) == [x.shape[-1] for x in theirs]
+
+
 def loss_of_features(model, batch):
     """Distillation terms without the head, whose anchors are for other strides."""
     data = model.data_preprocessor(copy.deepcopy(batch), True)
@@ -315,6 +361,8 @@ def test_the_teacher_sees_its_own_preprocessing(student, teacher, batch, preproc
             ['no common stride', '(2,)', '(32,)'],
         ),
         (dict(strides=(8, 9)), ValueError, ['strides', '[9]', '128']),
+        (dict(strides=8), ValueError, ['strides=8', 'a list']),
+        (dict(strides=[]), ValueError, ['strides=[]', 'a list']),
         (dict(adapter='never'), ValueError, ['adapter', 'never', 'auto']),
         (dict(adapter='allways'), ValueError, ['adapter', "'always'"]),
         (dict(losses={}), ValueError, ['losses', 'type']),

@@ -151,6 +151,7 @@ def test_it_rises_once_and_falls_once_between_0_and_1(begin, warmup, policy, rat
     [
         (dict(begin=-1), ['LossScheduleHook.begin', '-1', '>= 0']),
         (dict(warmup='1'), ['LossScheduleHook.warmup']),
+        (dict(losses=[]), ['LossScheduleHook.losses', '[]']),
         (dict(policy='step'), ['LossScheduleHook.policy', 'step', "'cosine'"]),
         (dict(end=5), ["policy='constant'", 'end=5', 'stop']),
         (dict(end_ratio=0.1), ["policy='constant'", 'end_ratio=0.1']),

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 
+from mmkd_graph.distillers import GradientRatio
 from mmkd_graph.hooks import NonFiniteLossHook
 
 
@@ -29,14 +30,24 @@ class Toy(BaseModel):
         return dict(loss_cls=[self.weight * x for x in inputs], loss_kd=self.weight.sum(), acc=inputs[:1] * 0 + 1)
 
 
-def prepare(hook: NonFiniteLossHook, wrapper: type = OptimWrapper, **options: Any) -> Any:
+def prepare(
+    hook: NonFiniteLossHook,
+    wrapper: type = OptimWrapper,
+    done: int = 0,
+    last: int = -1,
+    skipped: int = 0,
+    **options: Any,
+) -> Any:
+    """A training that has ``done`` iterations behind it, of which ``skipped`` were left out, and ends at ``last``."""
     model = Toy()
     optimizer = wrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1), **options)
     logger = MMLogger.get_instance('non-finite')
     hub = MessageHub.get_instance('non-finite')
-    hub.update_info('skipped_iterations', 0)
+    hub.update_info('skipped_iterations', skipped)
+    if last > 0:
+        optimizer.initialize_count_status(model, done, last)
     runner = SimpleNamespace(
-        model=model, optim_wrapper=optimizer, distributed=False, iter=0, message_hub=hub, logger=logger
+        model=model, optim_wrapper=optimizer, distributed=False, iter=done, message_hub=hub, logger=logger
     )
     hook.before_train(runner)
     return runner
@@ -89,6 +100,46 @@ def test_a_skipped_iteration_makes_an_accumulation_longer() -> None:
     assert runner.model.weight == 1 and torch.isfinite(runner.model.weight.grad).all()
     step(hook, runner, 3.0)
     assert runner.model.weight.item() == pytest.approx(1 - 0.1 * ((1 + 1) + (3 + 1)) / 2)
+
+
+def test_an_accumulation_resumes_in_step_after_a_skip_and_ends_with_its_last_window() -> None:
+    values = [1.0, float('nan'), *(float(i) for i in range(3, 13))]
+    hook = NonFiniteLossHook(action='skip')
+    runner = prepare(hook, last=12, accumulative_counts=4)
+    weights = []
+    for i, value in enumerate(values, 1):
+        step(hook, runner, value)
+        weights.append(runner.model.weight.item())
+        if i == 8:
+            kept = runner.model.weight.detach().clone(), runner.model.weight.grad.clone()
+    stepped = [i for i, (a, b) in enumerate(zip([1.0, *weights], weights, strict=False), 1) if a != b]
+    assert stepped == [5, 9, 12], 'eleven passes: two windows of four and the three that are left'
+    slopes = [[2, 4, 5, 6], [7, 8, 9, 10], [11, 12, 13]]
+    assert weights[-1] == pytest.approx(1 - 0.1 * sum(sum(window) / len(window) for window in slopes))
+
+    resumed = prepare(hook, done=8, last=12, skipped=1, accumulative_counts=4)
+    with torch.no_grad():
+        resumed.model.weight.copy_(kept[0])
+    resumed.model.weight.grad = kept[1]
+    for value in values[8:]:
+        step(hook, resumed, value)
+    assert torch.equal(resumed.model.weight, runner.model.weight)
+
+
+def test_a_skipped_pass_of_a_measured_weight_is_measured_again() -> None:
+    hook = NonFiniteLossHook(action='skip')
+    runner = prepare(hook)
+    runner.model.ratio = GradientRatio(ratio=1.0, iterations=2)
+    runner.model.ratio.observe(task=1.0, loss=1.0)
+    hook.before_train_iter(runner, 0, None)
+    runner.model.ratio.observe(task=9.0, loss=1.0)
+    assert not runner.model.ratio.measuring
+    runner.model.parse_losses(dict(loss=torch.tensor(float('nan'))))
+    assert runner.model.ratio.measuring and runner.model.ratio.value == 1
+    runner.model.ratio.observe(task=3.0, loss=1.0)
+    again = GradientRatio(ratio=1.0, iterations=2)
+    again.load_state_dict(runner.model.ratio.state_dict())
+    assert again.value == runner.model.ratio.value == 2
 
 
 def test_infinite_gradients_are_left_to_the_loss_scaling(monkeypatch: pytest.MonkeyPatch) -> None:

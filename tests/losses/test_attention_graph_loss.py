@@ -278,8 +278,8 @@ def test_weights_scale_the_terms():
 @pytest.mark.parametrize(
     ('options', 'word'),
     [
-        (dict(graph_weight=0), 'graph_weight=0'),
-        (dict(estimator_weight=-1), 'estimator_weight=-1'),
+        (dict(graph_weight=0), 'graph_weight: got 0'),
+        (dict(estimator_weight=-1), 'estimator_weight: got -1'),
         (dict(num_heads=1), 'num_heads: got 1'),
         (dict(max_cells=1), 'max_cells: got 1'),
         (dict(pool_size=0), 'pool_size: got 0'),

@@ -241,7 +241,9 @@ def test_one_graph_per_image_is_the_mean_over_images():
     [
         (dict(affinity='euclid'), 'affinity'),
         (dict(graph='data set'), 'graph'),
-        (dict(k=0), 'k=0'),
+        (dict(k=0), 'k: got 0'),
+        (dict(k=16.0), 'k: got 16.0'),
+        (dict(vertex_weight=float('nan')), 'vertex_weight: got nan'),
         (dict(knn=0), 'knn'),
         (dict(temperature=0), 'temperature'),
         (dict(edge_weight=-1), 'edge_weight'),

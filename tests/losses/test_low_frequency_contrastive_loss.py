@@ -316,7 +316,7 @@ def test_level_weights_average_the_levels():
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        (dict(temperature=0), 'temperature=0'),
+        (dict(temperature=0), 'temperature: got 0'),
         (dict(samples='pixels'), "samples='pixels'.*'images'"),
         (dict(gather=True), "gather=True; accepted with samples='cells': False"),
         (dict(max_cells=1), 'max_cells'),
