@@ -160,6 +160,7 @@ install_mmcv
 pip install --quiet --no-deps --no-build-isolation --use-pep517 --editable .
 "$py" -c '
 import mmcv, mmcv.ops, mmdet, mmengine, sys, torch
+import yapf  # writes a cache at its first import, which is not safe in several processes together
 print("==> ready: Python %d.%d, torch %s (%s), mmengine %s, mmcv %s, mmdet %s" % (
     *sys.version_info[:2], torch.__version__, "CUDA" if torch.cuda.is_available() else "CPU",
     mmengine.__version__, mmcv.__version__, mmdet.__version__))'

@@ -8,9 +8,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NoReturn
 
 if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
@@ -60,8 +62,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
+def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
+    """Import what mmengine formats configs with, again if another process is just writing yapf's cache.
+
+    At its first import for a user yapf writes its grammar into a cache, under the final name before all of it is there:
+    of several processes that start together one may read a part.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            import yapf  # noqa: F401
+        except (EOFError, UnpicklingError):
+            if attempt == attempts:
+                raise
+            time.sleep(pause)
+        else:
+            return
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config``, put ``--cfg-options``, ``--launcher`` and ``--work-dir`` over it."""
+    import_yapf()
     if not Path(args.config).is_file():
         fail(f'no config file {args.config!r}')
     try:
