@@ -67,6 +67,9 @@ def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
 
     At its first import for a user yapf writes its grammar into a cache, under the final name before all of it is there:
     of several processes that start together one may read a part.
+
+    Raises:
+        EOFError, UnpicklingError: if the cache is not whole after so many ``attempts``, ``pause`` seconds apart.
     """
     for attempt in range(1, attempts + 1):
         try:

@@ -17,7 +17,7 @@ from mmkd_graph.graph import (
     spatial_attention,
     spectral_embedding,
 )
-from mmkd_graph.graph.arguments import check_integer, check_number
+from mmkd_graph.graph.arguments import check_choice, check_integer, check_number
 from mmkd_graph.graph.solvers import MAX_BLOCK, MAX_SUBSPACE_RANK
 from mmkd_graph.registry import MODELS
 
@@ -110,8 +110,7 @@ class ChannelGraphLoss(PyramidLoss):
         super().__init__()
         given = dict(vertex=vertex, affinity=affinity, graph=graph, weights=weights, distance=distance, solver=solver)
         for key, value in given.items():
-            if value not in _CHOICES[key]:
-                raise ValueError(f'{key}={value!r}; accepted: {", ".join(map(repr, _CHOICES[key]))}')
+            check_choice(key, value, _CHOICES[key])
         term_weights = dict(vertex_weight=vertex_weight, edge_weight=edge_weight, spectral_weight=spectral_weight)
         for key, value in {**term_weights, 'diffusion_time': diffusion_time}.items():
             check_number(key, value)
