@@ -1,0 +1,40 @@
+"""What data sets and checkpoints say of the data: ``metainfo``, ``dataset_meta``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def common_metainfo(metainfo: Any) -> dict[str, Any]:
+    """One ``metainfo`` of what a data set or a checkpoint has.
+
+    Args:
+        metainfo: a mapping; or a sequence of mappings, which mmdet's ``ConcatDataset`` has (and its checkpoints
+            store as ``dataset_meta``) where its parts differ in anything; or nothing.
+
+    Returns:
+        A new dict. Of several mappings, what all of them have with the same value.
+
+    Example:
+        >>> common_metainfo([dict(classes=('cat', 'dog'), palette=None), dict(classes=['cat', 'dog'], year=2024)])
+        {'classes': ('cat', 'dog')}
+    """
+    if isinstance(metainfo, Mapping):
+        return dict(metainfo)
+    if not isinstance(metainfo, Sequence) or isinstance(metainfo, str) or not metainfo:
+        return {}
+    parts = [part for part in metainfo if isinstance(part, Mapping)]
+    if len(parts) < len(metainfo):
+        return {}
+    first, *others = parts
+    return {key: value for key, value in first.items() if all(_equal(value, other.get(key)) for other in others)}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equal by their contents, whether in lists or tuples."""
+    return _plain(a) == _plain(b)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
