@@ -252,10 +252,11 @@ class GraphDistiller(BaseDetector):
             batch_data_samples: the batch's ``DetDataSample`` list.
 
         Returns:
-            The student's dict, plus ``loss_kd.<name>.<term>`` per term (weighted); terms of a loss of weight 0 come as
-            ``kd.<name>.<term>`` and do not count. While a weight is measured, ``kd.<name>.gradient_ratio`` says how
-            many times the task losses' gradient that of the unweighted loss is. A loss whose factor is 0 (see
-            :meth:`set_loss_factor`) is not computed, and without any loss the teacher does not run.
+            The student's dict, plus ``loss_kd.<name>.<term>`` per term: weighted, but for the terms that train the
+            loss's own network (``PyramidLoss.own_terms``). Terms of a loss of weight 0 come as ``kd.<name>.<term>`` and
+            do not count. While a weight is measured, ``kd.<name>.gradient_ratio`` says how many times the task losses'
+            gradient that of the unweighted loss is. A loss whose factor is 0 (see :meth:`set_loss_factor`) is not
+            computed, and without any loss the teacher does not run.
 
         Raises:
             ValueError: if a weight is to be measured and can not be.
@@ -283,8 +284,9 @@ class GraphDistiller(BaseDetector):
             if to_measure:
                 losses.update(self._measure(weights, task, {name: terms[name] for name in to_measure}, features))
             for name in trained:
-                weight = weights[name] * self._loss_factors[name]
-                losses.update((f'loss_kd.{name}.{term}', value * weight) for term, value in terms[name].items())
+                weight, own = weights[name] * self._loss_factors[name], self.distill.losses[name].own_terms
+                for term, value in terms[name].items():
+                    losses[f'loss_kd.{name}.{term}'] = value if term in own else value * weight
         if len(trained) < len(active):
             # What they draw leaves the student's random numbers as they are.
             with preserved_rng(), torch.no_grad():

@@ -16,7 +16,7 @@ def leading_vectors(maps: Tensor, k: int = 1, damping: float = 1e-2) -> Tensor:
 
     Each points to the side of most cells (the sum of its products with them is not negative), so nothing depends on
     the sign that the solver happens to give. A vector whose singular value is below 1e-3 of the largest is zero and
-    passes no gradient, as are all of a map of zeros.
+    passes no gradient, as are all of a map of zeros. A map with a value that is not finite gives NaN.
 
     The vectors come from the eigenvectors of the L × L inner products of the cells, without gradient. The gradient is
     that of first-order perturbation, :math:`dv_i = \sum_{j \ne i} v_j v_j^T\,d(X^T X)\,v_i / (\lambda_i - \lambda_j)`
@@ -56,7 +56,8 @@ def leading_vectors(maps: Tensor, k: int = 1, damping: float = 1e-2) -> Tensor:
             return cells[:, :k]
         # The vectors do not depend on the scale, so a detached one changes no gradient.
         peak = cells.detach().abs().amax((1, 2), keepdim=True)
-        cells = cells / torch.where(peak > 0, peak, 1)
+        finite = peak.isfinite()
+        cells = torch.where(finite, cells / torch.where(peak > 0, peak, 1), 0)
         fixed = cells.detach()
         values, left = exact_eigenpairs(fixed @ fixed.mT)
         values, left = values.flip(1), left.flip(2)
@@ -66,6 +67,7 @@ def leading_vectors(maps: Tensor, k: int = 1, damping: float = 1e-2) -> Tensor:
         vectors = torch.where(live[:, None, :k], fixed.mT @ left[..., :k], 0)
         vectors = torch.nn.functional.normalize(vectors, dim=1)
         vectors = torch.where((fixed @ vectors).sum(1, keepdim=True) < 0, -vectors, vectors)
+        vectors = torch.where(finite, vectors, torch.nan)
         if not cells.requires_grad or not torch.is_grad_enabled():
             return vectors.mT
         change = cells.mT @ (cells @ vectors)

@@ -23,17 +23,21 @@ SAMPLES = ('cells', 'instances', 'images')
 class AttentionGraphLoss(PyramidLoss):
     r"""How the samples of a batch move from one level to the next, as graphs of multi-head attention.
 
-    A sample is a cell of the finest level with what every level has there, or a ground-truth instance or an image,
-    pooled from every level and compressed to its leading right singular vector: the teacher's first, and of the
-    student's first four the one nearest to it. A cell's vector is its features at length 1. Between two consecutive
-    levels an attention network, key = next level, query = previous level, gives one graph :math:`G` of all samples per
-    head.
+    A sample is a cell of the finest level with what every level has there, its features at length 1; or a
+    ground-truth instance or an image, pooled from every level and compressed to its leading right singular vector:
+    the teacher's first, and of the student's first four the one nearest to it, with its sign. (A singular vector has
+    no sign of its own; a cell's features have one.) Between two consecutive levels an attention network, key = next
+    level, query = previous level, gives one graph :math:`G` of all samples per head.
 
     - Term ``estimator`` trains that network on the teacher alone: from the previous level's vectors and the graphs it
-      must tell the next level's, 1 - cos, with half of the heads dropped at random.
+      must predict the next level's, 1 - cos, with half of the heads dropped at random. It trains nothing else and is
+      not multiplied by the loss's weight (``own_terms``).
     - Term ``graph`` reads the student with the same network, its weights and statistics frozen:
       KL(softmax(tanh :math:`G_S`) ‖ softmax(tanh :math:`G_T`)), the mean over heads and samples. Its gradient goes into
       the student's features alone.
+
+    What it cannot see: a graph is a product of two levels, so a student whose features on both are the teacher's with
+    the other sign differs by their mean alone. Where cells lie does not count either, only how they compare.
 
     Term ``estimator`` is summed over the pairs of levels, ``graph`` is their mean by ``level_weights``. The vectors
     come from an eigenvalue problem without gradient and have the damped gradient of first-order perturbation
@@ -76,6 +80,8 @@ class AttentionGraphLoss(PyramidLoss):
         >>> sorted(loss(pyramid, pyramid, context))
         ['estimator', 'graph']
     """
+
+    own_terms = ('estimator',)
 
     def __init__(
         self,
@@ -125,13 +131,8 @@ class AttentionGraphLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``graph`` and ``estimator`` of levels (N, C_l, H_l, W_l)."""
-        boxes = self._boxes(context)
         with torch.autocast(student[0].device.type, enabled=False):
-            with torch.no_grad():
-                pooled = self.pool([x.float() for x in teacher], context.strides, boxes)
-                t = [leading_vectors(x).squeeze(1) for x in pooled]
-            pooled = self.pool([x.float() for x in student], context.strides, boxes)
-            s = [align_vectors(leading_vectors(x, self.student_vectors), y) for x, y in zip(pooled, t, strict=True)]
+            s, t = self._vectors(student, teacher, context)
             if self.gather:
                 s, t = [gather_samples(x) for x in s], [gather_samples(x) for x in t]
             kept = self._kept_heads()
@@ -148,6 +149,20 @@ class AttentionGraphLoss(PyramidLoss):
                     graphs.append(self.shares[i] * graph_divergence(found, wanted).mean())
                 graph, estimator = torch.stack(graphs).sum(), torch.stack(estimates).sum()
         return dict(graph=self.graph_weight * graph, estimator=self.estimator_weight * estimator)
+
+    def _vectors(
+        self, student: Pyramid, teacher: Pyramid, context: DistillContext
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """(K, C_l) vectors of length 1 of every level: the student's, with gradient, and the teacher's."""
+        boxes = self._boxes(context)
+        pooled_s, pooled_t = (
+            self.pool([x.float() for x in pyramid], context.strides, boxes)
+            for pyramid in (student, [x.detach() for x in teacher])
+        )
+        if self.samples == 'cells':
+            return [F.normalize(x.flatten(1)) for x in pooled_s], [F.normalize(x.flatten(1)) for x in pooled_t]
+        t = [leading_vectors(x).squeeze(1) for x in pooled_t]
+        return [align_vectors(leading_vectors(x, self.student_vectors), y) for x, y in zip(pooled_s, t, strict=True)], t
 
     def _boxes(self, context: DistillContext) -> list[Tensor]:
         if self.samples == 'cells':

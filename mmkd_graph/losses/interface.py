@@ -105,10 +105,13 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
         any_width: whether the student's levels may have other channels than the teacher's, as they have with
             ``adapter='never'``, because the loss projects both itself (or compares what has no channels).
         any_classes: whether the teacher may have been trained on other classes than the student is.
+        own_terms: names of the terms that train the loss's own network on the teacher, and the student not at all. The
+            loss's weight does not multiply them; where it is 0 they are not trained.
     """
 
     any_width: bool = False
     any_classes: bool = False
+    own_terms: tuple[str, ...] = ()
 
     def bind(self, spec: PyramidSpec) -> None:
         """Check, once at build time, that the pyramids give what the loss needs; create what depends on them.

@@ -100,9 +100,13 @@ def test_value_against_a_float64_reading_of_the_formula(samples, training):
     for maps_s, maps_t in zip(pool(student, STRIDES, boxes), pool(teacher, STRIDES, boxes), strict=True):
         rows_s, rows_t = [], []
         for map_s, map_t in zip(maps_s.flatten(2).double().numpy(), maps_t.flatten(2).double().numpy(), strict=True):
+            if cells:
+                rows_t.append(map_t[:, 0] / np.linalg.norm(map_t))
+                rows_s.append(map_s[:, 0] / np.linalg.norm(map_s))
+                continue
             v = np.linalg.svd(map_t.T)[2][0]
             v = v if (map_t.T @ v).sum() >= 0 else -v
-            candidates = np.linalg.svd(map_s.T)[2][: 1 if cells else 4]
+            candidates = np.linalg.svd(map_s.T)[2][:4]
             best = max(candidates, key=lambda u, v=v: abs(u @ v))
             rows_t.append(v)
             rows_s.append(best * np.sign(best @ v))
@@ -145,6 +149,39 @@ def test_cells_are_drawn_anew_and_need_no_box():
     nothing = [annotated([], []), annotated([], [])]
     values = {run(copy.deepcopy(loss), student, teacher, nothing)[0]['graph'].item() for _ in range(3)}
     assert len(values) == 3 and all(value > 1e-4 for value in values)
+
+
+def test_cells_of_the_wrong_sign_are_seen():
+    """On one level, and on all of features that have a mean; a product of two levels hides that of centred ones."""
+
+    def features(seed):
+        return tuple(x + 0.5 for x in pyramid(seed))
+
+    loss = build(samples='cells', max_cells=1000)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    for seed in range(30):
+        optimizer.zero_grad()
+        sum(terms_of(loss, features(seed + 50), features(seed), truth(seed)).values()).backward()
+        optimizer.step()
+    loss.eval()
+    teacher = features(2)
+    same, other, one, every = (
+        run(loss, student, teacher, truth())[0]['graph'].item()
+        for student in (teacher, features(1), (-teacher[0], *teacher[1:]), tuple(-x for x in teacher))
+    )
+    assert abs(same) < 1e-6 and one > 0.5 * other and every > 0.25 * other
+
+
+@pytest.mark.parametrize('samples', ['cells', 'instances', 'images'])
+@pytest.mark.parametrize('side', [0, 1])
+def test_what_is_not_a_number_in_either_pyramid_is_not_one_in_the_loss(samples, side):
+    pair = [pyramid(1), pyramid(2)]
+    pair[side] = (pair[side][0] * float('nan'), *pair[side][1:])
+    boxes = truth()
+    for sample in boxes:
+        sample.set_metainfo(dict(img_shape=(96, 96)))
+    terms, _, _ = run(seasoned(samples=samples), *pair, boxes)
+    assert terms['graph'].isnan()
 
 
 def test_each_term_trains_what_it_should():
@@ -300,6 +337,44 @@ def test_pyramids_that_can_not_be_used_are_refused_at_build():
         AttentionGraphLoss().bind(PyramidSpec((8,), (4,), (4,), 'mhgd'))
     with pytest.raises(ValueError, match=r'losses\.mhgd: .*equal ones'):
         AttentionGraphLoss().bind(PyramidSpec((8, 16), (4, 4), (4, 6), 'mhgd'))
+
+
+def distiller(student, teacher, **options):
+    losses = dict(mhgd=dict(type='mmkd_graph.AttentionGraphLoss', num_heads=2, **options))
+    model = MMDET_MODELS.build(dict(type='mmkd_graph.GraphDistiller', student=student, teacher=teacher, losses=losses))
+    model.init_weights()
+    return model.train()
+
+
+@pytest.mark.parametrize('weight', [50.0, dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=2)])
+def test_the_weight_of_the_loss_leaves_the_training_of_its_network_alone(student, teacher, batch, weight, monkeypatch):
+    model = distiller(student, teacher, loss_weight=weight)
+    loss = model.distill.losses['mhgd']
+    forward, plain = loss.forward, {}
+
+    def seen(*args):
+        plain.update(forward(*args))
+        return plain
+
+    monkeypatch.setattr(loss, 'forward', seen)
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    for step in range(3):  # a measured weight is fixed in the second
+        terms = model(**data, mode='loss')
+        assert terms['loss_kd.mhgd.estimator'] == plain['estimator'] > 0, step
+        factor = model.loss_weight('mhgd') if step == 2 else None
+        assert factor is None or terms['loss_kd.mhgd.graph'] == plain['graph'] * factor
+    assert factor > 10
+
+
+@pytest.mark.parametrize('off', ['weight', 'factor'])
+def test_without_weight_its_network_is_not_trained(student, teacher, batch, off):
+    model = distiller(student, teacher, loss_weight=0.0 if off == 'weight' else 1.0)
+    if off == 'factor':
+        model.set_loss_factor('mhgd', 0.0)
+    losses = model(**model.data_preprocessor(copy.deepcopy(batch), True), mode='loss')
+    assert not any(key.startswith('loss_kd.mhgd') for key in losses)
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.distill.parameters())
 
 
 def test_in_the_distiller_everything_learns_and_the_student_stays_plain(student, teacher, batch):
