@@ -26,6 +26,7 @@ from .classes import check_classes
 from .data import check_data
 from .findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
 from .losses import check_losses
+from .ranks import check_ranks
 from .step import check_step
 from .wiring import check_wiring
 
@@ -142,7 +143,8 @@ def check_runner(runner: Runner) -> list[Finding]:
         return []
     train = runner.train_dataloader
     val = runner.val_dataloader if runner.val_loop is not None else None
-    findings = [*check_wiring(model), *check_classes(model, metainfo_of(train), metainfo_of(val))]
+    findings = [*check_ranks(runner), *check_wiring(model)]
+    findings += check_classes(model, metainfo_of(train), metainfo_of(val))
     batches: list[Any] = []
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
         if loader is None:

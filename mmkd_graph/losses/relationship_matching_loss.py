@@ -42,8 +42,8 @@ class RelationshipMatchingLoss(PyramidLoss):
 
     Args:
         num_classes: of the **student's** data set. Must be given.
-        embedding_weight: of the tuples. The authors multiply by 1000 a mean that counts every comparison twice.
-        classifier_weight: of the local classifier; the authors' code leaves its value open.
+        embedding_weight: of the tuples; 1000 in the authors' code, in a stage of its own.
+        classifier_weight: of the local classifier; 100 in the authors' code, beside the labels, in a stage of its own.
         embedding_temperature: :math:`\tau_1`, in the unit of distances of unit vectors.
         classifier_temperature: :math:`\tau_2`, in the unit of the inner products.
         margin: of the semi-hard negatives.
@@ -184,10 +184,11 @@ class RelationshipMatchingLoss(PyramidLoss):
     def _follow(self, embeddings: Tensor, labels: Tensor) -> None:
         """Take (K, D) embeddings into the running class means, those of the other ranks too."""
         member = F.one_hot(labels, self.kinds)
-        sums, counts = member.to(embeddings).mT @ embeddings, member.sum(dim=0)
+        # One sum over the ranks, of every rank and in every pass, whatever samples it has: none may wait for another.
+        both = member.to(embeddings).mT @ F.pad(embeddings, (0, 1), value=1.0)
         if not self.gather:
-            all_reduce(sums)
-            all_reduce(counts)
+            all_reduce(both)
+        sums, counts = both[:, :-1], both[:, -1].round().long()
         self.counts += counts
         self.centers += (sums - counts.unsqueeze(1) * self.centers) / self.counts.clamp(min=1).unsqueeze(1)
 

@@ -57,6 +57,11 @@ class Remembering(Dataset):
         return dict(inputs=image, data_samples=sample)
 
 
+class Five(Remembering):
+    def __len__(self) -> int:
+        return 5
+
+
 @MODELS.register_module(force=True)
 class OddLoss(PyramidLoss):
     """A term that is not what it should be; its own state moves in every pass."""
@@ -87,12 +92,12 @@ def build(
         work_dir=str(work_dir),
         train_dataloader=dict(
             dataset=dataset or Remembering(),
-            sampler=dict(type='InfiniteSampler', shuffle=True),
+            sampler=more.pop('sampler', dict(type='InfiniteSampler', shuffle=True)),
             collate_fn=dict(type='pseudo_collate'),
             batch_size=2,
             num_workers=0,
         ),
-        train_cfg=dict(by_epoch=False, max_iters=3),
+        train_cfg=more.pop('train_cfg', dict(by_epoch=False, max_iters=3)),
         optim_wrapper=more.pop('optim_wrapper', dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False)),
         custom_hooks=hooks,
@@ -218,6 +223,14 @@ def work(rank: int, port: int, folder: str, teacher: dict) -> None:
     with pytest.raises(CheckFailed) as stopped:
         runner.train()
     Path(folder, f'words-{rank}.txt').write_text(str(stopped.value))
+    # three images for one rank, two for the other
+    epochs = dict(
+        sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+    )
+    runner = build(Path(folder, 'uneven'), teacher, losses, [HOOK], Five(), **epochs, **more)
+    with pytest.raises(CheckFailed, match=r'train_dataloader\.sampler: the processes have 2, 1 batches an epoch'):
+        runner.train()
     dist.barrier()
     dist.destroy_process_group()
 

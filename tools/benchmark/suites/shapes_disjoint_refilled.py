@@ -6,9 +6,11 @@ changes = dict(
     levels_alike=dict(level_weights='alike'),
     tuples=dict(classifier_weight=0),
     classifier=dict(embedding_weight=0),
-    equal_weights=dict(classifier_weight=1.0),
+    authors=dict(embedding_weight=1000.0, classifier_weight=100.0),
     instances=dict(samples='instances'),
-    as_published=dict(samples='instances', centered=False, level_weights='alike', classifier_weight=1.0),
+    as_published=dict(
+        samples='instances', centered=False, level_weights='alike', embedding_weight=1000.0, classifier_weight=100.0
+    ),
 )
 weight = dict(type='mmkd_graph.GradientRatio', ratio=0.5)
 methods = {
