@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 
 def common_metainfo(metainfo: Any) -> dict[str, Any]:
     """One ``metainfo`` of what a data set or a checkpoint has.
@@ -37,4 +39,6 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
