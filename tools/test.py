@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from launch import add_options, build_runner, fail, leave_processes, load_config
 from mmdet.evaluation import DumpDetResults
@@ -49,7 +51,7 @@ def check_checkpoint(cfg: Config, path: str) -> None:
         fail(str(error))
 
 
-def class_path(cfg: ConfigDict) -> str:
+def class_path(cfg: Mapping[str, Any]) -> str:
     """The class that a config asks for, as text, be it given as text or as the class itself."""
     kind = cfg.get('type')
     return f'{kind.__module__}.{kind.__qualname__}' if isinstance(kind, type) else str(kind)
@@ -110,6 +112,8 @@ def main() -> None:
     cfg = load_config(args)
     check_checkpoint(cfg, args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False  # a config that a resumed training left says resume=True
+    if class_path(dict(type=cfg.get('runner_type'))).startswith('mmkd_graph.'):
+        cfg.pop('runner_type')  # it looks after trainings
     keep_student(cfg)
     if args.show or args.show_dir:
         turn_on_pictures(cfg, args)

@@ -244,7 +244,7 @@ def _better_normalisation(
 
 def _detections(sample: Any) -> tuple[Tensor, Tensor, Tensor]:
     found = sample.pred_instances
-    return horizontal_boxes(found.bboxes), found.labels, found.scores
+    return horizontal_boxes(found.bboxes).cpu(), found.labels, found.scores  # mmengine moves tensors, not mmdet's boxes
 
 
 def _truth(info: dict) -> tuple[Tensor, Tensor]:
