@@ -30,7 +30,11 @@ def common_metainfo(metainfo: Any) -> dict[str, Any]:
     if len(parts) < len(metainfo):
         return {}
     first, *others = parts
-    return {key: value for key, value in first.items() if all(_equal(value, other.get(key)) for other in others)}
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and _equal(value, other[key]) for other in others)
+    }
 
 
 def _equal(a: Any, b: Any) -> bool:
