@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,8 @@ def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
 
 def refusal(error: BaseException) -> str:
     """Why ``torch.load`` refused a file, without its page of advice."""
+    while isinstance(error.__context__, UnpicklingError):  # mmengine tried again, with less allowed than at first
+        error = error.__context__
     found = re.search(r'GLOBAL ([\w.]+)', str(error))
     return f'it holds more than weights ({found[1]})' if found else str(error).strip().splitlines()[0]
 

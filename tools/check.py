@@ -77,7 +77,8 @@ def main() -> int:
             fail(f'{name}: {value}; accepted: at least {least}')
     cfg = load_config(args)
     apply_options(cfg, args)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if scope := cfg.get('default_scope', 'mmengine'):  # as the runner has it; None in pure Python configs
+        init_default_scope(scope)
     findings = []
     output = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from launch import add_options, build_runner, check_checkpoint, fail, leave_processes, load_config
+from launch import add_options, build_runner, fail, leave_processes, load_config
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
+
+from mmkd_graph.distillers.teacher import read_checkpoint
+from mmkd_graph.export import student_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +36,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def class_path(cfg: ConfigDict) -> str:
+def check_checkpoint(cfg: Config, path: str) -> None:
+    """End the program if a checkpoint cannot be read as weights only, before mmengine reads it in its own way.
+
+    A folder, which a strategy of ``FlexibleRunner`` wrote, is left to that.
+    """
+    if Path(path).is_dir():
+        if 'runner_type' in cfg:
+            return
+        fail(f'checkpoint={path!r} is a folder; accepted: a file or an address')
+    try:
+        read_checkpoint(path, 'checkpoint')
+    except (FileNotFoundError, ValueError) as error:
+        fail(str(error))
+
+
+def class_path(cfg: Mapping[str, Any]) -> str:
     """The class that a config asks for, as text, be it given as text or as the class itself."""
     kind = cfg.get('type')
     return f'{kind.__module__}.{kind.__qualname__}' if isinstance(kind, type) else str(kind)
@@ -43,7 +64,7 @@ def keep_student(cfg: Config) -> None:
     """
     if class_path(cfg.model).rsplit('.', 1)[-1] != 'GraphDistiller':
         return
-    cfg.model = cfg.model.student
+    cfg.model = student_model(cfg)
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [hook for hook in hooks if not class_path(hook).startswith('mmkd_graph.')]
 
@@ -67,8 +88,8 @@ def turn_on_tta(cfg: Config) -> None:
         inner = inner.dataset
     if 'tta_pipeline' not in cfg:
         meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-        augment = dict(type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=meta)]])
+        flips = [dict(type='mmdet.RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+        augment = dict(type='TestTimeAug', transforms=[flips, [dict(type='mmdet.PackDetInputs', meta_keys=meta)]])
         cfg.tta_pipeline = [*copy.deepcopy(inner.pipeline[:-1]), augment]
     if 'tta_model' not in cfg:
         nms = dict(type='nms', iou_threshold=0.5)
@@ -89,8 +110,10 @@ def main() -> None:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         fail(f'--out: {args.out!r} should end in .pkl or .pickle')
     cfg = load_config(args)
-    check_checkpoint(args.checkpoint, 'checkpoint')
-    cfg.load_from = args.checkpoint
+    check_checkpoint(cfg, args.checkpoint)
+    cfg.load_from, cfg.resume = args.checkpoint, False  # a config that a resumed training left says resume=True
+    if class_path(dict(type=cfg.get('runner_type'))).startswith('mmkd_graph.'):
+        cfg.pop('runner_type')  # it looks after trainings
     keep_student(cfg)
     if args.show or args.show_dir:
         turn_on_pictures(cfg, args)

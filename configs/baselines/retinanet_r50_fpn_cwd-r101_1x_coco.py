@@ -1,5 +1,6 @@
 # RetinaNet R-50, 1x (36.5 box AP alone), learns from RetinaNet R-101 (38.9) by CWD: channel-wise distributions.
-# Weight 5, temperature 1, P3 to P6: the settings of the detection code that the authors name.
+# Weight 5, temperature 1, P3 to P6: the settings of the detection code that the authors name, there for an
+# X101-64x4d teacher.
 # Run:    python tools/train.py configs/baselines/retinanet_r50_fpn_cwd-r101_1x_coco.py
 # 8 GPUs: bash tools/dist_train.sh configs/baselines/retinanet_r50_fpn_cwd-r101_1x_coco.py 8
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/pictures.py']

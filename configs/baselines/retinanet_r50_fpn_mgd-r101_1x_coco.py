@@ -1,6 +1,7 @@
 # RetinaNet R-50, 1x (36.5 box AP alone), learns from RetinaNet R-101 (38.9) by MGD: masked generation.
-# The authors' weight and mask ratio for RetinaNet, their gradient clipping and their inheriting strategy: neck and
-# head start from the teacher's. Without `init_student` and `optim_wrapper` it trains as the other configs do.
+# The authors' weight and mask ratio for RetinaNet, there for an X101-64x4d teacher, their gradient clipping and their
+# inheriting strategy: neck and head start from the teacher's. Without `init_student` and `optim_wrapper` it trains as
+# the other configs do.
 # Run:    python tools/train.py configs/baselines/retinanet_r50_fpn_mgd-r101_1x_coco.py
 # 8 GPUs: bash tools/dist_train.sh configs/baselines/retinanet_r50_fpn_mgd-r101_1x_coco.py 8
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/pictures.py']

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.teacher import InputTransfer
+from mmkd_graph.necks import horizontal_boxes
 
 from .batches import metainfo_of, sample_batches
 from .classes import count_things, head_classes, teacher_classes
@@ -124,10 +125,11 @@ def check_accuracy(
         samples, infos, inputs = _predictions(model, loader, order, batches, seconds)
     except Exception as error:  # detectors and pipelines of any kind
         return [Finding(WARNING, KEY, f'not scored: the teacher could not predict ({one_line(error)})')]
-    seen = overlap(
-        [(s.pred_instances.bboxes, s.pred_instances.labels, s.pred_instances.scores) for s in samples],
-        [_truth(info) for info in infos],
-    )
+    try:
+        seen = overlap([_detections(sample) for sample in samples], [_truth(info) for info in infos])
+    except Exception as error:  # boxes of any kind
+        found = f"not scored: its boxes cannot be compared with the data's ({one_line(error)})"
+        return [Finding(WARNING, KEY, found)]
     try:
         metric, score = _score(evaluator, samples, metainfo, model.teacher.model)
     except Exception as error:  # evaluators of any kind
@@ -240,10 +242,16 @@ def _better_normalisation(
     return None
 
 
+def _detections(sample: Any) -> tuple[Tensor, Tensor, Tensor]:
+    found = sample.pred_instances
+    return horizontal_boxes(found.bboxes).cpu(), found.labels, found.scores  # mmengine moves tensors, not mmdet's boxes
+
+
 def _truth(info: dict) -> tuple[Tensor, Tensor]:
     things = [thing for thing in info.get('instances', ()) if not thing.get('ignore_flag')]
-    boxes = torch.tensor([thing['bbox'] for thing in things], dtype=torch.float32).reshape(-1, 4)
-    return boxes, torch.tensor([thing['bbox_label'] for thing in things], dtype=torch.long)
+    boxes = torch.tensor([thing['bbox'] for thing in things], dtype=torch.float32)
+    labels = torch.tensor([thing['bbox_label'] for thing in things], dtype=torch.long)
+    return horizontal_boxes(boxes) if things else boxes.reshape(0, 4), labels
 
 
 def _score(config: Any, samples: list, metainfo: dict, teacher: Any) -> tuple[str, float | None]:

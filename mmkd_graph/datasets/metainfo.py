@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 
 def common_metainfo(metainfo: Any) -> dict[str, Any]:
     """One ``metainfo`` of what a data set or a checkpoint has.
@@ -28,7 +30,11 @@ def common_metainfo(metainfo: Any) -> dict[str, Any]:
     if len(parts) < len(metainfo):
         return {}
     first, *others = parts
-    return {key: value for key, value in first.items() if all(_equal(value, other.get(key)) for other in others)}
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and _equal(value, other[key]) for other in others)
+    }
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -37,4 +43,6 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from mmengine.model import BaseModule, ModuleDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmkd_graph.checkpoints import refusal, weights_only
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
 from mmkd_graph.necks import PyramidAdapter
-from mmkd_graph.registry import MODELS
+from mmkd_graph.registry import MODELS, type_name
 
 from .gradient_norms import gradient_norm
 from .gradient_ratio import GradientRatio
@@ -211,14 +213,26 @@ class GraphDistiller(BaseDetector):
     def init_weights(self) -> None:
         """Initialise the student as it would be alone, then the adapters without touching its random numbers.
 
+        Files are read as weights only (:func:`~mmkd_graph.checkpoints.weights_only`).
+
         Raises:
-            FileNotFoundError, ValueError: if ``init_student`` names a checkpoint that does not fit the student.
+            FileNotFoundError, ValueError: if ``init_student`` names a checkpoint that does not fit the student;
+                ValueError if that of a ``Pretrained`` holds more than weights.
         """
         if self._is_init:
             return super().init_weights()  # mmengine's warning about a second call
-        self.student.init_weights()
-        with preserved_rng():
-            self.distill.init_weights()
+        try:
+            with weights_only():
+                self.student.init_weights()
+                with preserved_rng():
+                    self.distill.init_weights()
+        except UnpicklingError as error:
+            files = ' or '.join(_pretrained(self)) or "a file of the student's init_cfg"
+            raise ValueError(
+                f'{files} was not read: {refusal(error)}. Reading such a file can run code that is in it; accepted: '
+                'tensors, plain containers and the logs of mmengine. If you trust where it comes from: --trust, or '
+                'MMKD_TRUST_CHECKPOINTS=1 in the environment'
+            ) from error
         if self.init_student == 'teacher':
             self._inherit()
         elif self.init_student is not None:
@@ -434,6 +448,17 @@ class GraphDistiller(BaseDetector):
             h, w = min(s.shape[-2], t.shape[-2]), min(s.shape[-1], t.shape[-1])
             pairs.append((s[..., :h, :w], t[..., :h, :w]))
         return tuple(s for s, _ in pairs), tuple(t for _, t in pairs)
+
+
+def _pretrained(model: nn.Module) -> list[str]:
+    """The files and addresses that modules of the student are initialised from, with their keys."""
+    found = []
+    for name, module in model.named_modules():
+        given = getattr(module, 'init_cfg', None) or ()
+        for config in [given] if isinstance(given, Mapping) else given:
+            if type_name(config.get('type')) in ('Pretrained', 'PretrainedInit'):
+                found.append(f'student.{name}.init_cfg.checkpoint={config.get("checkpoint")!r}'.replace('..', '.'))
+    return found
 
 
 def _read_taps(taps: Any) -> tuple[str | None, str | None]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mmcv.cnn import ContextBlock
-from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import ModuleList
 from torch import Tensor
 
 from mmkd_graph.graph import background_mask, channel_attention, foreground_mask, spatial_attention
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.graph.precision import no_autocast, widen
+from mmkd_graph.necks import horizontal_boxes
 from mmkd_graph.registry import MODELS
 
 from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
@@ -94,7 +94,8 @@ class FocalGlobalLoss(PyramidLoss):
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``foreground``, ``background``, ``attention`` and ``relation`` of levels (N, C_l, H_l, W_l).
 
-        A term of weight 0 is left out. The ground truth boxes are those of ``context.data_samples``.
+        A term of weight 0 is left out. The ground truth boxes are those of ``context.data_samples``,
+        of rotated ones the horizontal boxes around them.
         """
         totals = {term: 0 for term, weight in self.weights.items() if weight}
         for level, (s, t) in enumerate(zip(student, teacher, strict=True)):
@@ -109,7 +110,7 @@ class FocalGlobalLoss(PyramidLoss):
         sums, tau = {}, self.temperature
         spatial, channel = spatial_attention(teacher, tau), channel_attention(teacher, tau)
         if self.weights['foreground'] or self.weights['background']:
-            boxes = [get_box_tensor(sample.gt_instances.bboxes).to(student.device) for sample in context.data_samples]
+            boxes = [horizontal_boxes(sample.gt_instances.bboxes).to(student.device) for sample in context.data_samples]
             foreground = foreground_mask(boxes, student.shape[-2:], context.strides[level])
             squared = ((student - teacher).square() * channel).sum(1, keepdim=True) * spatial
             sums['foreground'] = (squared * foreground).sum()

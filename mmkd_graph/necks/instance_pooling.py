@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import torch
 from mmcv.ops import RoIAlign
-from mmdet.structures.bbox import BaseBoxes
 from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmkd_graph.graph.precision import no_autocast, widen
 from mmkd_graph.registry import MODELS
+
+from .boxes import horizontal_boxes
 
 
 class Instances(NamedTuple):
@@ -36,7 +37,7 @@ def read_instances(data_samples: Sequence, max_instances: int | None = None) -> 
     used. Boxes without area or with a coordinate that is not finite are dropped.
 
     Args:
-        data_samples: ``DetDataSample`` list; boxes may be tensors (x1, y1, x2, y2) or of any ``BaseBoxes`` type.
+        data_samples: ``DetDataSample`` list; boxes of any kind that :func:`~mmkd_graph.necks.horizontal_boxes` takes.
         max_instances: keep at most so many per image, the largest by area. Equal areas are told apart by coordinates
             and label, so the choice does not depend on the order of the instances. ``None`` keeps all.
 
@@ -44,7 +45,8 @@ def read_instances(data_samples: Sequence, max_instances: int | None = None) -> 
         The instances, within an image in their given order.
 
     Raises:
-        ValueError: if a sample has no ``gt_instances`` with ``bboxes`` and ``labels``, or for ``max_instances`` < 1.
+        ValueError: if a sample has no ``gt_instances`` with ``bboxes`` and ``labels``, for boxes of an unknown kind,
+            or for ``max_instances`` < 1.
 
     Example:
         >>> from mmdet.structures import DetDataSample
@@ -64,7 +66,7 @@ def read_instances(data_samples: Sequence, max_instances: int | None = None) -> 
         truth = sample.get('gt_instances', None)
         if truth is None or 'bboxes' not in truth or 'labels' not in truth:
             raise ValueError(f'data_samples[{i}]: no gt_instances with bboxes and labels; accepted: annotated samples')
-        boxes = truth.bboxes.convert_to('hbox').tensor if isinstance(truth.bboxes, BaseBoxes) else truth.bboxes
+        boxes = horizontal_boxes(truth.bboxes)
         sides = boxes[:, 2:] - boxes[:, :2]
         sound = (sides > 0).all(1) & boxes.isfinite().all(1)
         boxes, labels, area = boxes[sound], truth.labels[sound], sides[sound].prod(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mmkd_graph.datasets.metainfo import common_metainfo
@@ -25,6 +26,11 @@ from mmkd_graph.datasets.metainfo import common_metainfo
 )
 def test_what_all_parts_say(given: object, wanted: dict) -> None:
     assert common_metainfo(given) == wanted
+
+
+def test_arrays_are_compared_by_their_numbers() -> None:
+    parts = [dict(palette=np.full((2, 3), 7), other=np.zeros(i + 1)) for i in range(2)]
+    assert common_metainfo(parts)['palette'].tolist() == [[7] * 3] * 2 and 'other' not in common_metainfo(parts)
 
 
 def test_the_given_mapping_is_not_handed_out() -> None:

@@ -135,6 +135,44 @@ def lines(output: str, key: str) -> list[str]:
     return [line for line in output.splitlines() if line.split(' ', 1)[1:] and f' {key}:' in line]
 
 
+def test_a_config_without_a_scope(check: Check) -> None:
+    code, output = check('--batches', '1', default_scope=None)
+    assert code == 0 and '0 FAIL' in output
+
+
+def test_a_config_of_pure_python(check: Check, job: Path) -> None:
+    """Types are classes that the config imports, and mmdet's base configs of that kind have no scope."""
+    common = COMMON.format(data=f'{job / "data"}/', classes=tuple(CLASSES)).replace("scope = 'mmdet'", 'scope = None')
+    for name in ('LoadImageFromFile', 'LoadAnnotations', 'Resize', 'PackDetInputs', 'CocoDataset', 'DefaultSampler'):
+        common = common.replace(f"'{name}'", name)
+    (job / 'pure_student.py').write_text(
+        f"""from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, Resize
+from mmdet.models import RetinaNet
+from mmengine.dataset import DefaultSampler
+{common.replace("'CocoMetric'", "'mmdet.CocoMetric'")}
+model = dict({dict(tiny_retinanet(num_classes=len(CLASSES)))!r}, type=RetinaNet)
+"""
+    )
+    (job / 'pure.py').write_text(
+        f"""from mmengine.config import read_base
+with read_base():
+    from .pure_student import *
+from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.losses import ChannelGraphLoss
+model = dict(
+    type=GraphDistiller,
+    student=model,
+    teacher=dict(config={str(job / 'teacher.py')!r}, checkpoint={str(job / 'teacher.pth')!r}),
+    losses=dict(crg=dict(type=ChannelGraphLoss, k=4, loss_weight=0.1)))
+"""
+    )
+    code, output = check('--batches', '1', config='pure.py')
+    assert code == 0 and '0 FAIL' in output
+    assert lines(output, 'model.losses.crg')
+
+
 def test_a_good_config(check: Check, job: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     built = []
     initialise = FrozenTeacher.__init__
