@@ -20,9 +20,11 @@ from mmkd_graph.registry import MODELS
 
 from .gradient_norms import gradient_norm
 from .gradient_ratio import GradientRatio
+from .inputs import InputTransfer
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, probe, recorded
-from .teacher import FrozenTeacher, InputTransfer, build_detector, load_weights
+from .teacher import FrozenTeacher, build_detector
+from .weights import load_weights
 
 _RESERVED = ('distill', 'student', 'teacher', 'teacher_model')
 
@@ -104,10 +106,15 @@ class GraphDistiller(BaseDetector):
 
         tap_s, tap_t = _read_taps(taps)
         self._tap = tap_s or default_tap(student_model)
-        student_strides, student_channels = probe(student_model, self._tap, 'taps.student')
+        student_strides, student_channels, images = probe(student_model, self._tap, 'taps.student')
         frozen = FrozenTeacher.from_config(teacher, tap_t)
         object.__setattr__(self, '_teacher', frozen)
-        self._transfer = InputTransfer(self.data_preprocessor, frozen.model.data_preprocessor)
+        if images != frozen.image_channels:
+            raise ValueError(
+                f'the student takes images of {images} channels, the teacher (teacher.config) of '
+                f'{frozen.image_channels}; accepted: the same number'
+            )
+        self._transfer = InputTransfer(self.data_preprocessor, frozen.model.data_preprocessor, images)
         self._pairs = _pair_levels(student_strides, frozen.strides, strides)
         self.strides = tuple(student_strides[i] for i, _ in self._pairs)
 

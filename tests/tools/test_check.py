@@ -192,6 +192,10 @@ def test_weights_that_are_not_the_teachers(check: Check, job: Path) -> None:
     assert code == 1 and len(lines(output, 'model')) == 1
     assert 'FAIL     model: ValueError: teacher.checkpoint=' in output and 'other shape' in output
     code, output = check(**{'model.teacher.checkpoint': other, 'model.teacher.strict': False})
+    assert code == 1 and '0% of the values of backbone and neck would be loaded' in output
+    three = tiny_retinanet(base_channels=16, fpn_channels=32, num_classes=3)
+    other = save_weights(three, job / 'three.pth')
+    code, output = check(**{'model.teacher.checkpoint': other, 'model.teacher.strict': False})
     assert any(line.startswith('warning') and 'does not match' in line for line in output.splitlines())
 
 
