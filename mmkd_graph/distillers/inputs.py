@@ -243,12 +243,14 @@ def normalised(config: Mapping[str, Any], loaders: Sequence[str] = LOADERS) -> l
     for loader in loaders:
         dataset = (config.get(loader) or {}).get('dataset')
         divisors = [node['size_divisor'] for _, node in _nodes(dataset, '') if node.get('size_divisor')]
+        others: list[str] = []
         for key, node in _nodes(dataset, f'{loader}.dataset'):
-            kind = _transform(node['type'])
+            kind = None if key.startswith(tuple(others)) else _transform(node['type'])
             if isinstance(kind, type) and issubclass(kind, Normalize):
                 numbers = dict(mean=node.get('mean'), std=node.get('std'), bgr_to_rgb=node.get('to_rgb', True))
                 found.append(Normalised(key, kind.__name__, _line(numbers, divisors)))
             elif isinstance(kind, type) and issubclass(kind, Albu):
+                others.append(f'{key}.transforms')  # names in there are not mmcv's
                 for inner, transform in _nodes(node.get('transforms'), f'{key}.transforms'):
                     if type_name(transform['type']) == 'Normalize':
                         found.append(Normalised(inner, "Albumentations' Normalize", _line(_albu(transform), divisors)))
