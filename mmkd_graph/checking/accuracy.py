@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ _FOUND, _NAMED = 0.3, 0.3
 """Who finds more than this share of the boxes and names less of them rightly may have learned other names."""
 _REPEATS = 5
 """So many boxes have to get the name that another box of their class got before other names are seen in that."""
+_SIGMAS = 2.5
+"""Standard deviations of chance that a consistent naming has to be beyond."""
 _CONSISTENT, _DISTINCT = 0.6, 0.75
 """Share of a class's boxes, of all classes, that get its commonest name; and of names that are one class's alone."""
 _BETTER_BY, _BETTER_TIMES = 0.03, 1.25
@@ -113,11 +116,15 @@ def _renamed(pairs: Counter[tuple[int, int]]) -> bool:
         return False
     commonest = {wanted: given.most_common(1)[0] for wanted, given in names.items()}
     agreeing = sum(count for _, count in commonest.values())
-    consistent = agreeing / sum(sum(given.values()) for given in names.values())
+    boxes = sum(map(Counter.total, names.values()))
+    consistent = agreeing / boxes
     distinct = len({name for name, _ in commonest.values()}) / len(commonest)
     other = sum(name != wanted for wanted, (name, _) in commonest.items()) / len(commonest)
+    # Whoever names at random, some names more often than others, agrees with itself as often as its favourite comes.
+    favourite = max(sum(names.values(), Counter()).values()) / boxes
+    chance = favourite + _SIGMAS * math.sqrt(favourite * (1 - favourite) / boxes)
     enough = agreeing - len(commonest) >= _REPEATS
-    return enough and consistent >= _CONSISTENT and distinct >= _DISTINCT and other > 0.5
+    return enough and consistent >= max(_CONSISTENT, chance) and distinct >= _DISTINCT and other > 0.5
 
 
 def check_accuracy(

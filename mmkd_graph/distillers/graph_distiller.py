@@ -55,7 +55,8 @@ class GraphDistiller(BaseDetector):
     Args:
         student: model dict of any mmdet detector; in a config file ``{{_base_.model}}``.
         teacher: ``dict(config=…, checkpoint=…, strict=True)``. ``config`` is a path (local or ``mmdet::…``), a whole
-            config or a model dict; ``checkpoint`` its weights. ``strict=False`` allows weights that do not match.
+            config or a model dict; ``checkpoint`` its weights. ``strict=False`` allows weights that do not match,
+            if those of half of backbone and neck do.
         losses: ``{name: dict(type=…, loss_weight=1.0, …)}``; several work together. With ``loss_weight=0`` a loss is
             measured and logged as ``kd.<name>.<term>``, trains nothing, and the student trains as without it. Instead
             of a number, ``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5)`` finds the weight by itself.
@@ -255,7 +256,7 @@ class GraphDistiller(BaseDetector):
         """The student's own losses and the distillation terms.
 
         Args:
-            batch_inputs: (N, 3, H, W), normalised for the student.
+            batch_inputs: (N, C, H, W), normalised for the student.
             batch_data_samples: the batch's ``DetDataSample`` list.
 
         Returns:
@@ -423,7 +424,7 @@ class GraphDistiller(BaseDetector):
             self.train(training)
 
     def teacher_inputs(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
-        """What the teacher is given for a batch (N, 3, H, W) that is normalised for the student."""
+        """What the teacher is given for a batch (N, C, H, W) that is normalised for the student."""
         shapes = [tuple(sample.metainfo.get('img_shape', inputs.shape[-2:]))[:2] for sample in data_samples]
         return self._transfer(inputs, shapes)
 

@@ -148,7 +148,9 @@ def test_own_preprocessors_that_do_what_they_say_are_taken(kind):
 @pytest.mark.parametrize('own', [Halves(**IMAGENET), Breaks()], ids=lambda own: type(own).__name__)
 def test_preprocessors_that_do_something_else_are_an_error(own):
     other = MODELS.build(PLAIN)
-    with pytest.raises(ValueError, match=rf'model\.student\.data_preprocessor: what {type(own).__name__} does.*accepted'):
+    with pytest.raises(
+        ValueError, match=rf'model\.student\.data_preprocessor: what {type(own).__name__} does.*accepted'
+    ):
         InputTransfer(own, other)
     with pytest.raises(ValueError, match=r"model\.teacher\.config's model\.data_preprocessor: what"):
         InputTransfer(other, own)
@@ -205,7 +207,10 @@ def pipeline(transform: dict) -> dict:
         (dict(type='TestTimeAug', transforms=[[dict(type='Flip')], [dict(type='Normalize', mean=[7])]]), 'mean=[7]'),
         (dict(type='MultiBranch', branch_field=['a'], a=dict(type='Normalize', mean=[7], std=[8])), 'mean=[7]'),
         (dict(type='Albu', transforms=[dict(type='Blur'), dict(type='Normalize')]), 'mean=[123.675, 116.28, 103.53]'),
-        (dict(type='Albu', transforms=[dict(type='OneOf', transforms=[dict(type='Normalize', std=[1])])]), 'std=[255.0]'),
+        (
+            dict(type='Albu', transforms=[dict(type='OneOf', of=[dict(type='Normalize', std=[1])])]),
+            'std=[255.0]',
+        ),
         (dict(type='Resize', scale=3), None),
         (dict(type='nowhere.Normalize', mean=[1], std=[4]), None),
     ],
@@ -266,7 +271,7 @@ def test_the_probe_asks_for_the_channels_of_images_and_for_nothing_else():
     assert probe(yolox, 'neck', 'taps.student').image_channels == 6
     wrong = tiny_retinanet()
     wrong['neck']['in_channels'] = [16, 32, 64, 128]
-    with pytest.raises(ValueError, match='256 and 512 pixels.*channels'):
+    with pytest.raises(ValueError, match=r'256 and 512 pixels.*channels'):
         probe(MODELS.build(wrong), 'neck', 'taps.student')
 
 

@@ -52,7 +52,10 @@ def assert_loaded(detector, state):
 @pytest.mark.parametrize('prefix', ['architecture.', 'model.', 'student.', 'teacher.', 'module.', 'module.detector.'])
 @pytest.mark.parametrize('strict', [True, False])
 def test_a_prefix_that_makes_all_fit_is_taken_off(detector, state, save, said, prefix, strict):
-    others = {f'{"x" if prefix == "teacher." else "teacher"}.backbone.conv1.weight': torch.zeros(3), 'step': torch.zeros(1)}
+    others = {
+        f'{"x" if prefix == "teacher." else "teacher"}.backbone.conv1.weight': torch.zeros(3),
+        'step': torch.zeros(1),
+    }
     loaded = load_weights(detector, save({**others, **under(prefix, state)}), KEY, strict)
     assert loaded.prefix == prefix and not loaded.mismatch
     assert repr(prefix) in said[0] and 'step.' in said[0]
@@ -77,7 +80,10 @@ def test_versions_of_modules_keep_their_place(state, save, said, monkeypatch, de
     monkeypatch.setattr(
         type(detector.backbone),
         '_load_from_state_dict',
-        lambda self, state, prefix, local, *rest: (seen.update({prefix: local}), load(self, state, prefix, local, *rest))[1],
+        lambda self, state, prefix, local, *rest: (
+            seen.update({prefix: local}),
+            load(self, state, prefix, local, *rest),
+        )[1],
     )
     wrapped = torch.nn.ModuleDict(dict(architecture=MMDET_MODELS.build(tiny_retinanet()))).state_dict()
     wrapped._metadata['architecture.backbone'] = dict(version=7)
@@ -99,7 +105,9 @@ def test_of_several_prefixes_one_has_to_be_chosen(detector, state, save):
 
 def test_shapes_decide_where_names_do_not(detector, state, save):
     wide = MMDET_MODELS.build(tiny_retinanet(base_channels=16)).state_dict()
-    assert load_weights(detector, save({**under('teacher.', wide), **under('student.', state)}), KEY).prefix == 'student.'
+    assert (
+        load_weights(detector, save({**under('teacher.', wide), **under('student.', state)}), KEY).prefix == 'student.'
+    )
     assert_loaded(detector, state)
 
 
@@ -118,7 +126,9 @@ def test_what_differs_is_said_without_the_prefix(detector, state, save):
 def test_exact_doubles_of_ema_hooks_are_left_out(detector, state, save, said):
     doubles = {'ema_' + k.replace('.', '_'): torch.zeros_like(v) for k, v in state.items()}
     assert not load_weights(detector, save({**state, **doubles}), KEY).mismatch
-    assert f'{len(doubles)} weights are there twice' in said[0] and 'averaged weights are under the plain names' in said[0]
+    assert (
+        f'{len(doubles)} weights are there twice' in said[0] and 'averaged weights are under the plain names' in said[0]
+    )
     assert_loaded(detector, state)
     with pytest.raises(ValueError, match=r'unexpected \(1\): ema_of_something_else'):
         load_weights(detector, save({**state, **doubles, 'ema_of_something_else': torch.zeros(1)}), KEY)
