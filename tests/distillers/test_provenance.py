@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
 import pytest
@@ -197,8 +198,6 @@ def test_reading_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / 'made').exists()
     # types come out of the file too: no module is imported for one
     named = dict(model=changed(backbone__type='antigravity.ResNet', neck__type='antigravity'))
-    import sys
-
     differences(named, tiny_retinanet())
     assert 'antigravity' not in sys.modules
 

@@ -52,10 +52,7 @@ def assert_loaded(detector, state):
 @pytest.mark.parametrize('prefix', ['architecture.', 'model.', 'student.', 'teacher.', 'module.', 'module.detector.'])
 @pytest.mark.parametrize('strict', [True, False])
 def test_a_prefix_that_makes_all_fit_is_taken_off(detector, state, save, said, prefix, strict):
-    others = {
-        f'{"x" if prefix == "teacher." else "teacher"}.backbone.conv1.weight': torch.zeros(3),
-        'step': torch.zeros(1),
-    }
+    others = {name: torch.zeros(1) for name in ('other.backbone.conv1.weight', 'step')}
     loaded = load_weights(detector, save({**others, **under(prefix, state)}), KEY, strict)
     assert loaded.prefix == prefix and not loaded.mismatch
     assert repr(prefix) in said[0] and 'step.' in said[0]
@@ -105,9 +102,8 @@ def test_of_several_prefixes_one_has_to_be_chosen(detector, state, save):
 
 def test_shapes_decide_where_names_do_not(detector, state, save):
     wide = MMDET_MODELS.build(tiny_retinanet(base_channels=16)).state_dict()
-    assert (
-        load_weights(detector, save({**under('teacher.', wide), **under('student.', state)}), KEY).prefix == 'student.'
-    )
+    both = {**under('teacher.', wide), **under('student.', state)}
+    assert load_weights(detector, save(both), KEY).prefix == 'student.'
     assert_loaded(detector, state)
 
 
