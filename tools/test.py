@@ -18,7 +18,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
 
-from mmkd_graph.distillers.teacher import read_checkpoint
+from mmkd_graph.distillers.weights import read_checkpoint
 from mmkd_graph.export import student_model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmkd_graph.distillers import GraphDistiller
-from mmkd_graph.distillers.teacher import InputTransfer
+from mmkd_graph.distillers.inputs import InputTransfer, PixelMap
 from mmkd_graph.necks import horizontal_boxes
 
 from .batches import metainfo_of, sample_batches
@@ -28,7 +29,13 @@ from .findings import FAIL, OK, WARNING, Finding, one_line
 
 KEY = 'model.teacher.checkpoint'
 _FOUND, _NAMED = 0.3, 0.3
-"""Who finds more than this share of the boxes and names less of them rightly has learned other names."""
+"""Who finds more than this share of the boxes and names less of them rightly may have learned other names."""
+_REPEATS = 5
+"""So many boxes have to get the name that another box of their class got before other names are seen in that."""
+_SIGMAS = 2.5
+"""Standard deviations of chance that a consistent naming has to be beyond."""
+_CONSISTENT, _DISTINCT = 0.6, 0.75
+"""Share of a class's boxes, of all classes, that get its commonest name; and of names that are one class's alone."""
 _BETTER_BY, _BETTER_TIMES = 0.03, 1.25
 """A teacher that is so much better with another normalisation was trained with that one."""
 _COMPARED = 32
@@ -57,12 +64,15 @@ class Overlap:
         found: share of them that a detection covers with an IoU of at least 0.5, whatever its class.
         named: share of the found ones whose best detection has the right class.
         confused: the commonest wrong pair (class in the data, class of the teacher), as indices of the data's classes.
+        renamed: whether the classes of the data have names of their own in the teacher, each mostly one, and most of
+            them another one than in the data. A teacher that names at random, or all things alike, has not.
     """
 
     boxes: int
     found: float
     named: float
     confused: tuple[int, int] | None
+    renamed: bool = False
 
 
 def overlap(detections: Sequence[tuple[Tensor, Tensor, Tensor]], truths: Sequence[tuple[Tensor, Tensor]]) -> Overlap:
@@ -75,7 +85,7 @@ def overlap(detections: Sequence[tuple[Tensor, Tensor, Tensor]], truths: Sequenc
     Example:
         >>> box, one = torch.tensor([[0.0, 0, 10, 10]]), torch.ones(1)
         >>> overlap([(box, torch.tensor([2]), one)], [(box, torch.tensor([0]))])
-        Overlap(boxes=1, found=1.0, named=0.0, confused=(0, 2))
+        Overlap(boxes=1, found=1.0, named=0.0, confused=(0, 2), renamed=False)
     """
     pairs: Counter[tuple[int, int]] = Counter()
     boxes = 0
@@ -92,7 +102,30 @@ def overlap(detections: Sequence[tuple[Tensor, Tensor, Tensor]], truths: Sequenc
     total = sum(pairs.values())
     wrong = Counter({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
     named = 1 - sum(wrong.values()) / total if total else 0.0
-    return Overlap(boxes, total / boxes if boxes else 0.0, named, wrong.most_common(1)[0][0] if wrong else None)
+    confused = wrong.most_common(1)[0][0] if wrong else None
+    return Overlap(boxes, total / boxes if boxes else 0.0, named, confused, _renamed(pairs))
+
+
+def _renamed(pairs: Counter[tuple[int, int]]) -> bool:
+    """See :attr:`Overlap.renamed`; ``pairs`` counts (class in the data, class of the teacher)."""
+    names: dict[int, Counter[int]] = {}
+    for (wanted, given), count in pairs.items():
+        names.setdefault(wanted, Counter())[given] += count
+    # The only box of a class has a commonest name by chance.
+    names = {wanted: given for wanted, given in names.items() if sum(given.values()) > 1}
+    if len(names) < 2:
+        return False
+    commonest = {wanted: given.most_common(1)[0] for wanted, given in names.items()}
+    agreeing = sum(count for _, count in commonest.values())
+    boxes = sum(map(Counter.total, names.values()))
+    consistent = agreeing / boxes
+    distinct = len({name for name, _ in commonest.values()}) / len(commonest)
+    other = sum(name != wanted for wanted, (name, _) in commonest.items()) / len(commonest)
+    # Whoever names at random, some names more often than others, agrees with itself as often as its favourite comes.
+    favourite = max(sum(names.values(), Counter()).values()) / boxes
+    chance = favourite + _SIGMAS * math.sqrt(favourite * (1 - favourite) / boxes)
+    enough = agreeing - len(commonest) >= _REPEATS
+    return enough and consistent >= max(_CONSISTENT, chance) and distinct >= _DISTINCT and other > 0.5
 
 
 def check_accuracy(
@@ -143,10 +176,11 @@ def check_accuracy(
     shared = {*known} & {*names} if known else names
     part = f', of {len(names)} classes it knows {len(shared)}' if len(shared) < len(names) else ''
     found = f'the teacher reaches {metric} {score:.3f} on {images}{part}'
-    if seen.found >= _FOUND and seen.named < _NAMED:
-        found += f': it finds {seen.found:.0%} of the boxes and names {seen.named:.0%} of these rightly'
-        if seen.confused:
-            found += f' (what is {names[seen.confused[0]]} it calls {names[seen.confused[1]]})'
+    unnamed = seen.found >= _FOUND and seen.named < _NAMED
+    shares = f': it finds {seen.found:.0%} of the boxes'
+    shares += f' and names {seen.named:.0%} of these rightly' if unnamed else ''
+    if unnamed and seen.renamed:
+        found += f'{shares} (what is {names[seen.confused[0]]} it calls {names[seen.confused[1]]})'
         return [Finding(FAIL, KEY, found, 'its classes are in another order than the data has them', details)]
     other = _better_normalisation(model, inputs, samples, order, evaluator, metainfo, seconds)
     if other is not None:
@@ -154,14 +188,13 @@ def check_accuracy(
         found += f'; with its images normalised by {name}, {better:.3f} instead of {own:.3f} on {count} of them'
         advice = "teacher.config's data_preprocessor is not what it was trained with: correct mean, std and bgr_to_rgb"
         return [Finding(FAIL, KEY, found, advice, dict(details, normalisation=name, score_then=better))]
-    if score >= least:
+    if score >= least and not unnamed:
         return [Finding(OK, KEY, found, details=details)]
-    found += f': it finds {seen.found:.0%} of the boxes'
     advice = (
         'is it the checkpoint of this config, were the mean, std and bgr_to_rgb of its data_preprocessor those that it '
-        'was trained with, is it trained on such images?'
+        'was trained with, is it trained on such images and classes?'
     )
-    return [Finding(FAIL, KEY, found, advice, details)]
+    return [Finding(FAIL if score < least else WARNING, KEY, found + shares, advice, details)]
 
 
 def _predictions(
@@ -224,7 +257,9 @@ def _better_normalisation(
     _, own = _score(evaluator, samples[:count], metainfo, teacher)
     if own is None:
         return None
-    used = InputTransfer(model.data_preprocessor, teacher.data_preprocessor)
+    if model.teacher.image_channels != 3:
+        return None  # those of the zoo have three
+    used = PixelMap.of(teacher.data_preprocessor, KEY)
     for name, arguments in NORMALISATIONS.items():
         preprocessor = DetDataPreprocessor(pad_size_divisor=used.divisor, pad_value=used.pad_value, **arguments)
         if InputTransfer(preprocessor, teacher.data_preprocessor).same_normalisation:

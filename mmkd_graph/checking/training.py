@@ -70,7 +70,7 @@ def check_config(
         found = f'it is a {type(model).__name__}, no GraphDistiller'
         yield Finding(WARNING, 'model', found, 'only distillations are looked at')
         return
-    yield from check_wiring(model)
+    yield from check_wiring(model, cfg)
     if not readable:
         yield Finding(
             WARNING, 'model.losses', 'classes, teacher and losses were not looked at', 'correct the data first'
@@ -143,7 +143,7 @@ def check_runner(runner: Runner) -> list[Finding]:
         return []
     train = runner.train_dataloader
     val = runner.val_dataloader if runner.val_loop is not None else None
-    findings = [*check_ranks(runner), *check_wiring(model)]
+    findings = [*check_ranks(runner), *check_wiring(model, runner.cfg)]
     findings += check_classes(model, metainfo_of(train), metainfo_of(val))
     batches: list[Any] = []
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):

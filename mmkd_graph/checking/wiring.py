@@ -1,21 +1,33 @@
-"""Whether the teacher's weights are there, which levels are paired, and what is added to the student."""
+"""Whether it is the teacher that is meant, what it is fed, which levels are paired, and what the student gets added."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.distillers.inputs import normalised
+from mmkd_graph.distillers.provenance import Difference, image_scales
 
-from .findings import OK, WARNING, Finding
+from .findings import FAIL, OK, WARNING, Finding
+
+_NAMED = 6
+"""Differences that a line names."""
+_OTHER_SIZE = 1.25
+"""Images are of another size if their short sides differ by more than this factor."""
 
 
-def check_wiring(model: GraphDistiller) -> list[Finding]:
-    """What the model is made of, once it could be built.
+def check_wiring(model: GraphDistiller, cfg: Mapping[str, Any] | None = None) -> list[Finding]:
+    """What the model is made of, once it could be built, and what its training's config feeds the teacher.
 
     Args:
         model: the distiller, not wrapped.
+        cfg: the whole config; None to leave out what it says.
     """
-    return [_weights(model), _levels(model), _adapters(model)]
+    findings = [_weights(model), *_config(model), _levels(model), _adapters(model)]
+    return findings if cfg is None else [*findings, *_pipeline(cfg), *_scales(model, cfg)]
 
 
 def _weights(model: GraphDistiller) -> Finding:
@@ -27,6 +39,52 @@ def _weights(model: GraphDistiller) -> Finding:
         return Finding(WARNING, key, loaded.mismatch, 'use the config that the checkpoint was trained with')
     count = len(model.teacher.model.state_dict())
     return Finding(OK, key, f'all {count} weights of the teacher ({kind}) are loaded')
+
+
+def _config(model: GraphDistiller) -> list[Finding]:
+    """Whether the teacher's config is the one that its checkpoint was trained with."""
+    key, teacher = 'model.teacher.config', model.teacher
+    if teacher.loaded is None:
+        return []
+    if teacher.differences is None:
+        found = 'not compared: the checkpoint does not hold the config that it was trained with, or not of this model'
+        return [Finding(OK, key, found)]
+    if not teacher.differences:
+        return [Finding(OK, key, 'no difference from the config in the checkpoint changes what the teacher computes')]
+    findings = []
+    for matters in (True, False):
+        if some := [x for x in teacher.differences if x.matters is matters]:
+            advice = 'use the config that the checkpoint was trained with'
+            advice += ', or set model.teacher.strict=False if this is meant' if matters and teacher.strict else ''
+            level = FAIL if matters and teacher.strict else WARNING
+            findings.append(Finding(level, key, _differing(some), advice, {x.key: str(x) for x in some}))
+    return findings
+
+
+def _differing(differences: Sequence[Difference]) -> str:
+    more = len(differences) - _NAMED
+    return '; '.join(map(str, differences[:_NAMED])) + (f'; and {more} more' if more > 0 else '')
+
+
+def _pipeline(cfg: Mapping[str, Any]) -> list[Finding]:
+    """Images that are normalised twice, or where the teacher cannot know of it."""
+    found = normalised(cfg, ['train_dataloader'])
+    if not found:
+        return []
+    first = found[0]
+    text = f'{first.name} ({first.key}) normalises the images where the teacher cannot know of it'
+    advice = f'take it out, and write into model.student: {first.line}'
+    return [Finding(FAIL, 'train_dataloader.dataset.pipeline', text, advice)]
+
+
+def _scales(model: GraphDistiller, cfg: Mapping[str, Any]) -> list[Finding]:
+    """Whether the teacher was trained on images of about the size that it gets."""
+    own, given = image_scales(model.teacher.trained or model.teacher.config), image_scales(cfg)
+    if own is None or given is None or (own[0] <= given[1] * _OTHER_SIZE and given[0] <= own[1] * _OTHER_SIZE):
+        return []
+    before, now = (f'{low:g}' if low == high else f'{low:g} to {high:g}' for low, high in (own, given))
+    found = f'the short side of images is {now} pixels; the teacher was trained with {before}'
+    return [Finding(WARNING, 'train_dataloader.dataset.pipeline', found, 'features of other scales may be worse')]
 
 
 def _levels(model: GraphDistiller) -> Finding:

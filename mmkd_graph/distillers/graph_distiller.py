@@ -22,9 +22,11 @@ from mmkd_graph.registry import MODELS, type_name
 
 from .gradient_norms import gradient_norm
 from .gradient_ratio import GradientRatio
+from .inputs import InputTransfer
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, probe, recorded
-from .teacher import FrozenTeacher, InputTransfer, build_detector, load_weights
+from .teacher import FrozenTeacher, build_detector
+from .weights import load_weights
 
 _RESERVED = ('distill', 'student', 'teacher', 'teacher_model')
 
@@ -55,7 +57,8 @@ class GraphDistiller(BaseDetector):
     Args:
         student: model dict of any mmdet detector; in a config file ``{{_base_.model}}``.
         teacher: ``dict(config=…, checkpoint=…, strict=True)``. ``config`` is a path (local or ``mmdet::…``), a whole
-            config or a model dict; ``checkpoint`` its weights. ``strict=False`` allows weights that do not match.
+            config or a model dict; ``checkpoint`` its weights. ``strict=False`` allows weights that do not match,
+            if those of half of backbone and neck do.
         losses: ``{name: dict(type=…, loss_weight=1.0, …)}``; several work together. With ``loss_weight=0`` a loss is
             measured and logged as ``kd.<name>.<term>``, trains nothing, and the student trains as without it. Instead
             of a number, ``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5)`` finds the weight by itself.
@@ -106,10 +109,15 @@ class GraphDistiller(BaseDetector):
 
         tap_s, tap_t = _read_taps(taps)
         self._tap = tap_s or default_tap(student_model)
-        student_strides, student_channels = probe(student_model, self._tap, 'taps.student')
+        student_strides, student_channels, images = probe(student_model, self._tap, 'taps.student')
         frozen = FrozenTeacher.from_config(teacher, tap_t)
         object.__setattr__(self, '_teacher', frozen)
-        self._transfer = InputTransfer(self.data_preprocessor, frozen.model.data_preprocessor)
+        if images != frozen.image_channels:
+            raise ValueError(
+                f'the student takes images of {images} channels, the teacher (teacher.config) of '
+                f'{frozen.image_channels}; accepted: the same number'
+            )
+        self._transfer = InputTransfer(self.data_preprocessor, frozen.model.data_preprocessor, images)
         self._pairs = _pair_levels(student_strides, frozen.strides, strides)
         self.strides = tuple(student_strides[i] for i, _ in self._pairs)
 
@@ -262,7 +270,7 @@ class GraphDistiller(BaseDetector):
         """The student's own losses and the distillation terms.
 
         Args:
-            batch_inputs: (N, 3, H, W), normalised for the student.
+            batch_inputs: (N, C, H, W), normalised for the student.
             batch_data_samples: the batch's ``DetDataSample`` list.
 
         Returns:
@@ -432,7 +440,7 @@ class GraphDistiller(BaseDetector):
             self.train(training)
 
     def teacher_inputs(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
-        """What the teacher is given for a batch (N, 3, H, W) that is normalised for the student."""
+        """What the teacher is given for a batch (N, C, H, W) that is normalised for the student."""
         shapes = [tuple(sample.metainfo.get('img_shape', inputs.shape[-2:]))[:2] for sample in data_samples]
         return self._transfer(inputs, shapes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,24 @@ PROBE_SIZES = (256, 512)
 
 The larger one is for detectors whose coarsest convolutions do not fit into the smaller (SSD).
 """
+
+
+CHANNELS = 3
+"""Channels of an image, for detectors that do not ask for another number."""
+
+
+class Probed(NamedTuple):
+    """What one small forward pass says of a detector.
+
+    Attributes:
+        strides: input pixels per cell, one entry per tapped level.
+        channels: of each tapped level.
+        image_channels: of the images that it takes.
+    """
+
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    image_channels: int
 
 
 def default_tap(detector: nn.Module) -> str:
@@ -84,8 +102,8 @@ def recorded(module: nn.Module) -> Iterator[list[Any]]:
         handle.remove()
 
 
-def probe(detector: nn.Module, path: str, key: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Strides and channels of the tapped pyramid, read off one small forward pass.
+def probe(detector: nn.Module, path: str, key: str) -> Probed:
+    """Strides and channels of the tapped pyramid, and channels of the images, read off one small forward pass.
 
     Reading them off a pass instead of config fields needs no knowledge of any detector family. The pass runs
     in eval mode without gradient and leaves weights, statistics and random states untouched.
@@ -96,7 +114,7 @@ def probe(detector: nn.Module, path: str, key: str) -> tuple[tuple[int, ...], tu
         key: config key, for error messages.
 
     Returns:
-        Strides in pixels per cell and channels, one entry per level.
+        See :class:`Probed`.
 
     Raises:
         ValueError: if the path is unknown, the detector has no ``extract_feat``, it fails, or the module gives no maps.
@@ -111,7 +129,7 @@ def probe(detector: nn.Module, path: str, key: str) -> tuple[tuple[int, ...], tu
     detector.eval()
     try:
         with preserved_rng(), torch.no_grad():
-            outputs, side = _first_pass(detector, module, key)
+            outputs, image = _first_pass(detector, module, key)
     finally:
         for m, mode in modes.items():
             m.training = mode
@@ -124,11 +142,12 @@ def probe(detector: nn.Module, path: str, key: str) -> tuple[tuple[int, ...], tu
         raise ValueError(
             f'{key}={path!r}: {[len(x) for x in pyramid]} maps per image and level in eval mode; accepted: one'
         )
-    return tuple(round(side / x.shape[-1]) for x in pyramid), tuple(x.shape[1] for x in pyramid)
+    channels, side = image
+    return Probed(tuple(round(side / x.shape[-1]) for x in pyramid), tuple(x.shape[1] for x in pyramid), channels)
 
 
-def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[Any], int]:
-    """What ``module`` gives for the first probe image that the detector takes, and that image's side.
+def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[Any], tuple[int, int]]:
+    """What ``module`` gives for the first probe image that the detector takes, and that image's channels and side.
 
     Detectors are built on the CPU; those with operators that only a GPU has (CARAFE) are taken there for the pass.
     """
@@ -137,19 +156,49 @@ def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[
     for device in _devices(home):
         try:
             detector.to(device)
-            for side in PROBE_SIZES:
+            attempts = [(CHANNELS, side) for side in PROBE_SIZES]
+            while attempts:
+                channels, side = attempts.pop(0)
                 try:
-                    with recorded(module) as outputs:
-                        detector.extract_feat(torch.zeros(1, 3, side, side, device=device))
-                    return outputs, side
+                    with _asked_channels(detector) as asked, recorded(module) as outputs:
+                        detector.extract_feat(torch.zeros(1, channels, side, side, device=device))
+                    return outputs, (channels, side)
                 except Exception as error:  # any backbone may fail in any way
-                    failures.append(error)
+                    if asked and channels == CHANNELS:
+                        attempts = [(asked[0], side) for side in PROBE_SIZES]
+                    else:
+                        failures.append(error)
         finally:
             detector.to(home)
     raise ValueError(
         f'{key}: {type(detector).__name__}.extract_feat fails on images of {" and ".join(map(str, PROBE_SIZES))} '
         f'pixels: {type(failures[0]).__name__}: {failures[0]}; accepted: detectors that take one of them'
     ) from failures[0]
+
+
+@contextmanager
+def _asked_channels(detector: nn.Module) -> Iterator[list[int]]:
+    """Channels that the first convolution wants an image to have, if it was given one of :data:`CHANNELS` in vain.
+
+    Only the first one that runs says anything of images: a later one that does not fit is a mistake in the config.
+    What rearranges pixels before it (YOLOX's Focus gives four times as many channels) is taken into account.
+    """
+    asked: list[int] = []
+    seen: list[nn.Module] = []
+
+    def look(module: nn.Conv2d, inputs: tuple[Any, ...]) -> None:
+        if not seen and inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
+            given = inputs[0].shape[1]
+            if module.in_channels != given and module.in_channels * CHANNELS % given == 0:
+                asked.append(module.in_channels * CHANNELS // given)
+        seen.append(module)
+
+    handles = [m.register_forward_pre_hook(look) for m in detector.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        yield asked
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _devices(home: torch.device) -> list[torch.device]:

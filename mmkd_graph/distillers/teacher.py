@@ -6,28 +6,22 @@ import copy
 import difflib
 import os.path as osp
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import broadcast_object_list
 from mmengine.hub import get_config
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_model
 from torch import Tensor, nn
 
-from mmkd_graph.checkpoints import refusal, weights_only
 from mmkd_graph.registry import type_name
 
+from .inputs import IMAGENET, has_preprocessor, normalised
+from .provenance import Difference, differences, trained_config, trained_line
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, find_tap, probe, recorded
-
-_NAMED_KEYS = 12
-"""How many missing or unexpected keys a message lists before it only counts them."""
+from .weights import Loaded, load_weights
 
 
 def read_config(config: str, key: str) -> Config:
@@ -39,7 +33,7 @@ def read_config(config: str, key: str) -> Config:
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if it can not be read or holds no model.
+        ValueError: if it cannot be read or holds no model.
     """
     try:
         whole = get_config(config) if '::' in config else Config.fromfile(config)
@@ -69,9 +63,9 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
         TypeError: if it is none of the accepted kinds.
     """
     if isinstance(config, str):
-        model = read_config(config, key).model
+        model = _model_of(read_config(config, key))
     elif isinstance(config, (Mapping, Config)):
-        model = config['model'] if 'model' in config and 'type' not in config else config
+        model = _model_of(config) if 'model' in config and 'type' not in config else config
     else:
         raise TypeError(
             f"{key} is a {type(config).__name__}; accepted: a path, 'mmdet::family/name.py', a config or model dict"
@@ -83,12 +77,20 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
     return ConfigDict(model)
 
 
+def _model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model of a whole config, with the ``data_preprocessor`` beside it that mmengine's runner would give it."""
+    model, beside = config['model'], config.get('data_preprocessor')
+    if beside and 'data_preprocessor' not in model and type_name(model.get('type')) != 'GraphDistiller':
+        return {**model, 'data_preprocessor': beside}
+    return model
+
+
 def build_detector(config: Any, key: str) -> nn.Module:
     """The detector that a config value stands for, see :func:`resolve_model_config`.
 
     Raises:
         FileNotFoundError, TypeError: as :func:`resolve_model_config`.
-        ValueError: as there, or if mmdet can not build the model; the message names ``key`` and mmdet's reason.
+        ValueError: as there, or if mmdet cannot build the model; the message names ``key`` and mmdet's reason.
     """
     model = resolve_model_config(config, key)
     try:
@@ -99,161 +101,6 @@ def build_detector(config: Any, key: str) -> nn.Module:
             f'{key}: {model["type"]} could not be built: {type(error).__name__}: {reason}; '
             'accepted: a model that mmdet itself builds here'
         ) from error
-
-
-def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in a checkpoint file or URL, without a distiller's own (``distill.…``), and its ``meta``.
-
-    Raises:
-        FileNotFoundError: if a local file does not exist.
-        ValueError: if it can not be read, holds no weights, or more than weights (which could run code).
-    """
-    try:
-        with weights_only():
-            content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working directory {osp.abspath(".")})') from error
-    except UnpicklingError as error:
-        if 'GLOBAL' not in str(error):
-            raise ValueError(f'{key}={checkpoint!r} could not be read: {refusal(error)}') from error
-        raise ValueError(
-            f'{key}={checkpoint!r} was not read: {refusal(error)}. Reading such a file can run code that is in it; '
-            'accepted: tensors, plain containers and the logs of mmengine. If you trust where it comes from, make '
-            'one of it with torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW_FILE)'
-        ) from error
-    except Exception as error:  # pickle, zip and network errors have no common base
-        raise ValueError(f'{key}={checkpoint!r} could not be read: {type(error).__name__}: {error}') from error
-    state = content.get('state_dict', content) if isinstance(content, Mapping) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f'{key}={checkpoint!r} holds no state_dict; accepted: a checkpoint saved by mmengine')
-    meta = content.get('meta')
-    metadata = getattr(state, '_metadata', None)
-    state = type(state)((k, v) for k, v in state.items() if not k.startswith('distill.'))
-    if metadata is not None:
-        state._metadata = metadata
-    return state, dict(meta) if isinstance(meta, Mapping) else {}
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What is known of weights after they were loaded.
-
-    Attributes:
-        meta: the checkpoint's ``meta``; in it may be the class names, as ``dataset_meta`` or ``CLASSES``.
-        mismatch: the weights that do not match, in words; empty if all do.
-    """
-
-    meta: Mapping[str, Any]
-    mismatch: str = ''
-
-
-def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = True) -> Loaded:
-    """Load ``checkpoint`` into ``model``; by default every weight must be loaded and none be left over.
-
-    Args:
-        model: the model to fill.
-        checkpoint: path or URL.
-        key: config key, for error messages.
-        strict: raise on a missing, unexpected or misshapen weight instead of warning.
-
-    Returns:
-        See :class:`Loaded`.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`read_checkpoint`; ValueError on a mismatch, with the keys.
-    """
-    state, meta = read_checkpoint(checkpoint, key)
-    problem = [None]
-    try:
-        # mmengine's loader honours the version hooks by which mmdet reads its older checkpoints
-        _load_checkpoint_to_model(model, state, strict=True)
-    except RuntimeError as error:
-        problem = [str(error)]
-    # It tells the first rank alone that weights do not match; the others would wait for that one for ever.
-    broadcast_object_list(problem)
-    if problem[0] is not None:
-        own = model.state_dict()
-        missing = [k for k in own if k not in state and 'num_batches_tracked' not in k]
-        unexpected = [k for k in state if k not in own]
-        shapes = [
-            f'{k}: {tuple(state[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the model'
-            for k in own
-            if k in state and own[k].shape != state[k].shape
-        ]
-        message = (
-            f'{key}={checkpoint!r} does not match the model {type(model).__name__} ({len(own)} keys).\n'
-            f'  missing ({len(missing)}): {_listed(missing)}\n'
-            f'  unexpected ({len(unexpected)}): {_listed(unexpected)}\n'
-            f'  other shape ({len(shapes)}): {_listed(shapes)}'
-        )
-        if not (missing or unexpected or shapes):
-            message += f'\n  {problem[0]}'
-        if strict:
-            allow = '\n  To use it all the same, set teacher.strict=False.' if key.startswith('teacher') else ''
-            raise ValueError(message + allow)
-        print_log(message, logger='current', level=30)
-        return Loaded(meta, message)
-    print_log(f'{key}: all {len(state)} weights of {checkpoint} loaded', logger='current')
-    return Loaded(meta)
-
-
-def _listed(keys: list[str]) -> str:
-    if not keys:
-        return 'none'
-    more = f', … and {len(keys) - _NAMED_KEYS} more' if len(keys) > _NAMED_KEYS else ''
-    return ', '.join(keys[:_NAMED_KEYS]) + more
-
-
-class InputTransfer:
-    """A batch normalised for the student, as the teacher's own preprocessor would have given it.
-
-    Mean, standard deviation, channel order, padding value and size divisor may differ. The two normalisations
-    compose to one affine map per channel, so nothing is decoded twice; padded pixels get the teacher's padding value.
-
-    Args:
-        student: the student's ``data_preprocessor``.
-        teacher: the teacher's ``data_preprocessor``.
-    """
-
-    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
-        mean_s, std_s = _normalisation(student)
-        mean_t, std_t = _normalisation(teacher)
-        self.flip = getattr(student, '_channel_conversion', False) != getattr(teacher, '_channel_conversion', False)
-        if self.flip:
-            mean_s, std_s = mean_s.flip(0), std_s.flip(0)
-        self.scale = (std_s / std_t).view(1, -1, 1, 1)
-        self.shift = ((mean_s - mean_t) / std_t).view(1, -1, 1, 1)
-        self.pad_value = float(getattr(teacher, 'pad_value', 0))
-        self.divisor = int(getattr(teacher, 'pad_size_divisor', 1))
-        self.same_normalisation = (
-            not self.flip
-            and torch.allclose(self.scale, torch.ones_like(self.scale))
-            and torch.allclose(self.shift, torch.zeros_like(self.shift), atol=1e-6)
-        )
-        self.same_padding = self.pad_value == float(getattr(student, 'pad_value', 0))
-
-    def __call__(self, inputs: Tensor, image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Re-normalise (N, 3, H, W) inputs whose valid regions are ``image_shapes`` in pixels."""
-        height, width = inputs.shape[-2:]
-        if not self.same_normalisation or not self.same_padding:
-            outputs = inputs.flip(1) if self.flip else inputs
-            if not self.same_normalisation:
-                outputs = outputs * self.scale.to(outputs) + self.shift.to(outputs)
-            elif outputs is inputs:
-                outputs = inputs.clone()
-            for image, (h, w) in zip(outputs, image_shapes, strict=True):
-                image[:, h:] = self.pad_value
-                image[:, :, w:] = self.pad_value
-            inputs = outputs
-        bottom, right = -height % self.divisor, -width % self.divisor
-        return F.pad(inputs, (0, right, 0, bottom), value=self.pad_value) if bottom or right else inputs
-
-
-def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    if not getattr(preprocessor, '_enable_normalize', False):
-        return torch.zeros(3), torch.ones(3)
-    mean, std = preprocessor.mean.detach().cpu().flatten(), preprocessor.std.detach().cpu().flatten()
-    return mean.expand(3), std.expand(3)
 
 
 class FrozenTeacher:
@@ -272,7 +119,12 @@ class FrozenTeacher:
     Attributes:
         model: the whole detector, heads too.
         loaded: what is known of its weights; None if there are none.
+        strict: as given.
+        config: the whole config, empty if a model dict was given.
         dataset: its config's training data set, where a whole config was given.
+        trained: the config that the checkpoint was trained with, as it says; None if it does not.
+        differences: of that one's model and ``config``'s; None if they could not be compared.
+        image_channels: of the images that it takes.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: naming the key under ``teacher`` and what is accepted.
@@ -282,10 +134,15 @@ class FrozenTeacher:
         if isinstance(config, str):
             config = read_config(config, 'teacher.config')
         self.loaded: Loaded | None = None
+        self.strict = strict
+        self.differences: list[Difference] | None = None
         self._borrowed = False
+        given = copy.deepcopy(resolve_model_config(config, 'teacher.config'))  # constructors change what they get
         with preserved_rng():
             self.model: nn.Module = build_detector(config, 'teacher.config')
-        self.dataset = (config.get('train_dataloader') or {}).get('dataset')
+        self.config: Mapping[str, Any] = config if 'type' not in config else {}
+        self.dataset = (self.config.get('train_dataloader') or {}).get('dataset')
+        self._check_pipelines()
         if checkpoint:
             self.loaded = load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
         elif strict:
@@ -295,10 +152,43 @@ class FrozenTeacher:
             )
         else:
             print_log('teacher.checkpoint is missing: the teacher is UNTRAINED', logger='current', level=30)
+        self.trained = trained_config(self.loaded.meta) if self.loaded else None
         self.model.eval().requires_grad_(False)
         self.tap = tap or default_tap(self.model)
-        self.strides, self.channels = probe(self.model, self.tap, 'taps.teacher')
+        self.strides, self.channels, self.image_channels = probe(self.model, self.tap, 'taps.teacher')
         self._tapped = find_tap(self.model, self.tap, 'taps.teacher')
+        self._check_preprocessor()
+        if self.loaded:
+            self._compare(given)
+
+    def _check_pipelines(self) -> None:
+        """Raise if its own data pipeline normalises images, which the student's does not do for it."""
+        if found := normalised(self.config):
+            first = found[0]
+            raise ValueError(
+                f'teacher.config normalises images in its data pipeline ({first.name} in {first.key}), and the '
+                "teacher here gets what the student's preprocessor makes; accepted: mean and std in its model. Take "
+                f'{first.name} out, and write into the model of teacher.config: {first.line}'
+            )
+
+    def _check_preprocessor(self) -> None:
+        """Raise if its config does not say how its images are normalised."""
+        if not has_preprocessor(self.model):
+            own = trained_line(self.trained)
+            raise ValueError(
+                'teacher.config has no model.data_preprocessor, and so how its images were normalised is not known; '
+                'accepted: the one that it was trained with. Write into the model of teacher.config: '
+                + (f'{own} (says its checkpoint)' if own else f'{IMAGENET}, if these are its numbers')
+            )
+
+    def _compare(self, given: ConfigDict) -> None:
+        """Tell what differs from the config that is in the checkpoint."""
+        self.differences = differences(self.trained, given, self.loaded.prefix)
+        if self.differences is None:
+            message = 'it does not hold a config that could be compared with teacher.config'
+            print_log(f'teacher.checkpoint: {message}', logger='current')
+        for difference in self.differences or ():
+            print_log(f'teacher.config: {difference}', logger='current', level=30)
 
     @classmethod
     def from_config(cls, teacher: Any, tap: str | None) -> FrozenTeacher:
@@ -343,7 +233,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """The tapped pyramid of (N, 3, H, W) inputs: levels of shape (N, C_l, H_l, W_l)."""
+        """The tapped pyramid of (N, C, H, W) inputs: levels of shape (N, C_l, H_l, W_l)."""
         with recorded(self._tapped) as outputs:
             self.model.extract_feat(inputs)
         return as_pyramid(outputs[-1], 'taps.teacher')

@@ -197,7 +197,7 @@ def test_what_can_not_be_distilled_is_refused_when_it_is_built(kind, side):
 def test_probing_goes_on_with_a_larger_image():
     """The coarsest convolutions of SSD300 do not fit into 256 pixels."""
     student = round_trip.offline(Config.fromfile(round_trip.CONFIGS / 'ssd/ssd300_coco.py').model, SIDE)
-    strides, channels = probe(MMDET_MODELS.build(student), 'neck', 'taps.student')
+    strides, channels, _ = probe(MMDET_MODELS.build(student), 'neck', 'taps.student')
     assert strides[:4] == (8, 16, 32, 64)
     assert channels == (512, 1024, 512, 256, 256, 256)
 
@@ -206,7 +206,7 @@ def test_probing_goes_on_where_there_is_a_gpu(monkeypatch):
     """CARAFE has no operator for the CPU, where models are built."""
     monkeypatch.setattr(taps, '_devices', lambda home: [home, home])
     detector = MMDET_MODELS.build(with_neck('MovedNeck'))
-    strides, _ = probe(detector, 'neck', 'taps.student')
+    strides = probe(detector, 'neck', 'taps.student').strides
     assert strides == probe(MMDET_MODELS.build(tiny_retinanet()), 'neck', 'taps.student')[0]
     assert detector.neck.moves == 4, 'the detector was not taken back'
 

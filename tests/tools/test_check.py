@@ -212,6 +212,10 @@ def test_a_teacher_with_its_classes_in_another_order(check: Check, job: Path, tm
     assert code == 1 and 'FAIL     model.teacher.checkpoint: the teacher reaches coco/bbox_mAP 0.000' in output
     assert 'finds 100% of the boxes and names 0% of these rightly' in output
     assert 'its classes are in another order' in output
+    # one that gives all things the same name has no order
+    code, output = check(**{'model.teacher.checkpoint': save(tmp_path, 'alike', [1] * 6)})
+    (line,) = (x for x in lines(output, 'model.teacher.checkpoint') if not x.startswith('ok'))
+    assert code == 1 and 'of these rightly; is it the checkpoint of this config' in line
     # where the checkpoint says so, its labels are understood, and only the order is told
     moved = [CLASSES[order.index(i)] for i in range(len(CLASSES))]
     code, output = check(**{'model.teacher.checkpoint': save(tmp_path, 'open', order, moved)})
@@ -229,6 +233,10 @@ def test_weights_that_are_not_the_teachers(check: Check, job: Path) -> None:
     code, output = check(**{'model.teacher.checkpoint': other})
     assert code == 1 and len(lines(output, 'model')) == 1
     assert 'FAIL     model: ValueError: teacher.checkpoint=' in output and 'other shape' in output
+    code, output = check(**{'model.teacher.checkpoint': other, 'model.teacher.strict': False})
+    assert code == 1 and '0% of the values of backbone and neck would be loaded' in output
+    three = tiny_retinanet(base_channels=16, fpn_channels=32, num_classes=3)
+    other = save_weights(three, job / 'three.pth')
     code, output = check(**{'model.teacher.checkpoint': other, 'model.teacher.strict': False})
     assert any(line.startswith('warning') and 'does not match' in line for line in output.splitlines())
 
