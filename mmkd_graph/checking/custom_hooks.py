@@ -46,7 +46,7 @@ def _lost(cfg: Config) -> list[Finding]:
     if not lost:
         return []
     found = f'{", ".join(lost)} of the base config {"is" if len(lost) == 1 else "are"} gone, as a list replaces a list'
-    advice = 'to keep it, write custom_hooks = [*_base_.custom_hooks, dict(type=…)]'
+    advice = 'to keep what is inherited, write custom_hooks = [*_base_.custom_hooks, dict(type=…)]'
     return [Finding(WARNING, 'custom_hooks', found, advice, dict(lost=lost))]
 
 
