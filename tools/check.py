@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -82,7 +83,11 @@ def main() -> int:
     findings = []
     output = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
-        MMLogger.get_current_instance().setLevel('ERROR')
+        if args.traceback:
+            logging.getLogger('mmkd_graph.checking').setLevel('DEBUG')
+            logging.getLogger('mmkd_graph.checking').addHandler(logging.StreamHandler())
+        # what an evaluator says of a few images is in the findings
+        MMLogger.get_current_instance().setLevel('CRITICAL')
         for finding in check_config(cfg, args.batches, processes(args), args.min_ap, args.device):
             findings.append(finding)
             if not args.json:

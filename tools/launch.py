@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,15 +19,20 @@ from typing import Any, NoReturn
 if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch.distributed as dist
-from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import Config, DictAction
-from mmengine.device import get_device
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from quiet import without_optional_parts
 
-from mmkd_graph.checkpoints import allow_logs
-from mmkd_graph.registry import type_name
+with without_optional_parts():
+    import mmdet.datasets  # noqa: F401
+    import torch.distributed as dist
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+    from mmengine.config import Config, DictAction
+    from mmengine.device import get_device
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from mmkd_graph.checking.origins import config_error
+    from mmkd_graph.checkpoints import allow_logs
+    from mmkd_graph.registry import type_name
 
 # What each launcher calls rank, number of processes, rank on the node; torchrun's names are torch's own.
 RANK_VARIABLES = {
@@ -34,6 +40,10 @@ RANK_VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
+
+
+_NEEDLESS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+"""What mmengine warns its own hooks of."""
 
 
 def fail(message: str) -> NoReturn:
@@ -58,6 +68,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--launcher', choices=['none', *RANK_VARIABLES], default='none', help='who starts the processes'
+    )
+    parser.add_argument(
+        '--traceback', action='store_true', help='where the config is wrong, show where that was noticed as well'
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
@@ -90,7 +103,9 @@ def load_config(args: argparse.Namespace) -> Config:
     try:
         cfg = Config.fromfile(args.config)
     except Exception as error:  # a config is a program: it may raise anything
-        fail(f'config {args.config!r} cannot be read: {type(error).__name__}: {error}')
+        if args.traceback:
+            raise
+        fail(f'config {args.config!r} cannot be read: {type(error).__name__}: {error}{_remedy(error)}')
     try:
         cfg.merge_from_dict(args.cfg_options or {})
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -100,6 +115,16 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def _remedy(error: Exception) -> str:
+    """What to do where mmengine alone says what it does not allow."""
+    if 'Duplicate key' not in str(error):
+        return ''
+    return (
+        ". A base that is a whole detector has data of its own: write the other file's settings below _base_, or give "
+        "that file the detector as its _base_ and make it the only one here; see README.md, 'Your own data'"
+    )
 
 
 def check_checkpoint(path: str, option: str) -> None:
@@ -123,13 +148,28 @@ def class_name(cfg: Mapping[str, Any]) -> str:
     return type_name(cfg.get('type'))
 
 
+@contextlib.contextmanager
+def config_errors(cfg: Config, args: argparse.Namespace) -> Iterator[None]:
+    """End with one line that names the config key where something of ``cfg`` cannot be built, or a hook refuses it."""
+    try:
+        yield
+    except Exception as error:  # whatever a constructor raises
+        line = None if args.traceback else config_error(error, cfg)
+        if line is None:
+            raise
+        fail(f'{line}; --traceback shows where')
+
+
 def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     """Build the config's runner."""
     setup_cache_size_limit_of_dynamo()
     allow_logs()
     if cfg.launcher != 'none':
         join_processes(cfg, args.local_rank)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with config_errors(cfg, args):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.addFilter(lambda record: not record.getMessage().startswith(_NEEDLESS))
+    return runner
 
 
 def leave_processes() -> None:

@@ -15,6 +15,7 @@ from launch import (
     build_runner,
     check_checkpoint,
     class_name,
+    config_errors,
     fail,
     is_address,
     is_first_process,
@@ -149,7 +150,8 @@ def main() -> None:
         check_start(cfg)
     runner = build_runner(cfg, args)
     try:
-        runner.train()
+        with config_errors(cfg, args):
+            runner.train()
     except CheckFailed as error:
         stop_unstarted(error, cfg)
     except FloatingPointError as error:

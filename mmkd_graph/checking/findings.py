@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from mmengine.dist import all_gather_object
 
 OK, WARNING, FAIL = 'ok', 'warning', 'FAIL'
+
+LOG = logging.getLogger(__name__)
+"""Gets, at the level DEBUG, the tracebacks of what becomes one line."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def agreed(findings: Sequence[Finding]) -> list[Finding]:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, without its pages: of one that a loading process raised, what is at its end."""
+    LOG.debug('', exc_info=error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith('Caught '):
         return lines[-1]

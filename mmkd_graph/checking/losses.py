@@ -12,10 +12,11 @@ import torch
 from mmengine.dist import get_world_size
 
 from mmkd_graph.distillers import GradientNorms, GraphDistiller, gradient_norms
-from mmkd_graph.distillers.gradient_norms import preserved_buffers
+from mmkd_graph.distillers.gradient_norms import LossFailed, preserved_buffers
+from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.rng import preserved_rng
 
-from .findings import FAIL, OK, WARNING, Finding, one_line
+from .findings import FAIL, LOG, OK, WARNING, Finding, one_line
 
 _STRONG, _WEAK = 10.0, 1e-3
 """Ratios of a loss's gradient to the task's outside of which it is worth a look: it drowns the task, or is not seen."""
@@ -43,18 +44,13 @@ def check_losses(
         found = f'the losses were not looked at, as the model can not be copied ({one_line(error)})'
         return [Finding(WARNING, 'model.losses', found)]
     boxes = 0
+    broken: list[Finding] = []
     # What is checkpointed still runs the original's modules: their buffers are put back too.
     with preserved_rng(), preserved_buffers(model):
         for batch in batches:
-            data = probe.data_preprocessor(copy.deepcopy(batch), True)
             try:
-                with precision():
-                    norms = gradient_norms(probe, **data)
-            except ValueError as error:
-                if not str(error).startswith('gradient_norms:'):  # of this rank's batch: others would wait
-                    raise
-                level = FAIL if _trains(model) else WARNING
-                return [Finding(level, 'model.taps.student', one_line(error))]
+                data = probe.data_preprocessor(copy.deepcopy(batch), True)
+                norms = _measured(probe, data, precision, broken)
             except torch.cuda.OutOfMemoryError as error:
                 # The copy and the gradients one by one take more than a step does; other ranks would wait for this one.
                 if get_world_size() > 1:
@@ -62,18 +58,40 @@ def check_losses(
                         'TrainingCheckHook: out of memory while the losses were looked at, in a copy of the model. '
                         'The training itself may fit: start it with --no-check, or without the hook'
                     ) from error
-                return [Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
-            except RuntimeError as error:
-                if 'use_reentrant' not in str(error):
+                return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
+            except Exception as error:  # detectors of any kind
+                if str(error).startswith('gradient_norms:'):
+                    level = FAIL if _trains(model) else WARNING
+                    return [*broken, Finding(level, 'model.taps.student', one_line(error))]
+                if 'use_reentrant' in str(error):
+                    return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
+                if get_world_size() > 1:  # of this rank's batch: others would wait
                     raise
-                return [Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
+                return [*broken, Finding(FAIL, 'model.student', one_line(error), 'no loss could be looked at')]
             boxes = max(boxes, sum(len(sample.gt_instances) for sample in data['data_samples']))
             # The norms are those of all ranks: they go on together, as a loss may gather.
             if all(norms.losses.values()) or not all(map(math.isfinite, norms.losses.values())):
                 break
-    findings = [_task(norms)]
+    findings = [_task(norms), *broken]
     findings += [_loss(model, name, norms, boxes, len(batches)) for name in norms.losses]
     return findings
+
+
+def _measured(
+    probe: GraphDistiller, data: dict[str, Any], precision: Callable[[], AbstractContextManager], broken: list[Finding]
+) -> GradientNorms:
+    """The norms of all losses that work; one that raises is taken out of ``probe`` and reported in ``broken``."""
+    while True:
+        try:
+            with precision():
+                return gradient_norms(probe, **data)
+        except LossFailed as error:
+            if get_world_size() > 1:  # the other ranks have not lost theirs, and would wait
+                raise
+            LOG.debug('', exc_info=error)
+            key, found = split_key(str(error), 'model')
+            broken.append(Finding(FAIL, key, found, 'correct the loss, or its options'))
+            del probe.distill.losses[error.name]
 
 
 def _trains(model: GraphDistiller) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,14 +18,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmkd_graph.datasets.annotations import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.registry import type_name
 
 from .accuracy import check_accuracy
 from .batches import batch_size, metainfo_of, sample_batches
 from .classes import check_classes
+from .custom_hooks import check_custom_hooks, check_schedule
 from .data import check_data
 from .findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
 from .losses import check_losses
+from .origins import explained, located
 from .ranks import check_ranks
 from .step import check_step
 from .wiring import check_wiring
@@ -48,7 +51,7 @@ def check_config(
         least: average precision in [0, 1] below which the teacher fails.
         device: default: the accelerator, if there is one.
     """
-    findings = check_data(cfg)
+    findings = list(_guarded('train_dataloader.dataset', lambda: check_data(cfg)))
     yield from findings
     readable = not failed(findings)
     sampler = type_name(((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type'))
@@ -58,19 +61,21 @@ def check_config(
     weights = cfg.get('load_from')
     if weights and '://' not in weights and not os.path.isfile(weights):
         yield Finding(FAIL, 'load_from', f'there is no file {weights}', 'correct the path')
+    yield from _guarded('custom_hooks', lambda: check_custom_hooks(cfg))
     try:
         model = MMDET_MODELS.build(cfg.model)
         if isinstance(model, GraphDistiller):
             model.init_weights()
             model.to(device or get_device())
     except Exception as error:  # what is wrong with a model has no common base; its messages name the key
-        yield Finding(FAIL, 'model', one_line(error), 'correct the config; nothing of the model could be looked at')
+        key, found = split_key(located(explained(error), cfg, 'model'), 'model')
+        yield Finding(FAIL, key, found, 'correct the config; nothing of the model could be looked at')
         return
     if not isinstance(model, GraphDistiller):
         found = f'it is a {type(model).__name__}, no GraphDistiller'
         yield Finding(WARNING, 'model', found, 'only distillations are looked at')
         return
-    yield from check_wiring(model, cfg)
+    yield from _guarded('model', lambda: check_wiring(model, cfg))
     if not readable:
         yield Finding(
             WARNING, 'model.losses', 'classes, teacher and losses were not looked at', 'correct the data first'
@@ -81,10 +86,11 @@ def check_config(
     yield from finding
     val, finding = _loader(cfg, 'val_dataloader')
     yield from finding
-    classes = check_classes(model, metainfo_of(train), metainfo_of(val))
+    classes = list(_guarded('model.teacher', lambda: check_classes(model, metainfo_of(train), metainfo_of(val))))
     yield from classes
     if val and cfg.get('val_evaluator'):
-        yield from check_accuracy(model, val, cfg.val_evaluator, batches, least)
+        score = lambda: check_accuracy(model, val, cfg.val_evaluator, batches, least)  # noqa: E731
+        yield from _guarded('model.teacher.checkpoint', score)
     elif not val:
         yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
     if any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes):
@@ -92,7 +98,15 @@ def check_config(
             WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the student first'
         )
     elif train:
-        yield from _check_batches(model, cfg, train, gpus)
+        yield from _guarded('model', lambda: _check_batches(model, cfg, train, gpus))
+
+
+def _guarded(key: str, part: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """The findings of a part. What it raises is one of them, so that the other parts are looked at all the same."""
+    try:
+        yield from part()
+    except Exception as error:  # models, losses and data of any kind
+        yield Finding(FAIL, key, one_line(error), 'this could not be looked at')
 
 
 def _loader(cfg: Config, key: str) -> tuple[Any, list[Finding]]:
@@ -102,7 +116,7 @@ def _loader(cfg: Config, key: str) -> tuple[Any, list[Finding]]:
         with no_garbage_collection():
             return Runner.build_dataloader(cfg[key]), []
     except Exception as error:  # data sets of any kind
-        return None, [Finding(FAIL, key, one_line(error), 'correct the data or the config')]
+        return None, [Finding(FAIL, key, explained(error), 'correct the data or the config')]
 
 
 def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) -> Iterator[Finding]:
@@ -145,6 +159,7 @@ def check_runner(runner: Runner) -> list[Finding]:
     val = runner.val_dataloader if runner.val_loop is not None else None
     findings = [*check_ranks(runner), *check_wiring(model, runner.cfg)]
     findings += check_classes(model, metainfo_of(train), metainfo_of(val))
+    findings += check_schedule(runner.cfg)
     batches: list[Any] = []
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
         if loader is None:

@@ -12,6 +12,8 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
+from mmkd_graph.losses.interface import check_terms
+
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
@@ -94,6 +96,32 @@ class GradientNorms:
     values: dict[str, dict[str, float]]
 
 
+class LossFailed(RuntimeError):
+    """A distillation loss raised; what it raised is the cause.
+
+    Attributes:
+        name: the loss's key under ``losses``.
+    """
+
+    def __init__(self, name: str, error: Exception) -> None:
+        key = f'model.losses.{name}'
+        super().__init__(str(error) if str(error).startswith(key) else f'{key}: {type(error).__name__}: {error}')
+        self.name = name
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which loss an error comes from; one of too little memory or of checkpointing is not the loss's own."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # losses of any kind
+        if 'use_reentrant' in str(error):
+            raise
+        raise LossFailed(name, error) from error
+
+
 def gradient_norms(model: GraphDistiller, inputs: Tensor, data_samples: list) -> GradientNorms:
     """Measure one preprocessed batch; every loss is measured, one of weight 0 or out of schedule too.
 
@@ -110,20 +138,29 @@ def gradient_norms(model: GraphDistiller, inputs: Tensor, data_samples: list) ->
 
     Raises:
         ValueError: if the tapped features take no gradient.
+        LossFailed: if a loss raises, or returns anything else than named scalars.
     """
     with preserved_rng(), preserved_buffers(model), torch.enable_grad():
         task, features, pair, context = model.observe(inputs, data_samples)
         model.check_taps_take_gradients(features, 'gradient_norms')
         adapted = model.distill.adapter(pair[0])
-        terms = {name: loss(adapted, pair[1], context) for name, loss in model.distill.losses.items()}
+        terms = {}
+        for name, loss in model.distill.losses.items():
+            with _named(name):
+                terms[name] = check_terms(loss(adapted, pair[1], context), name)
         total = model.parse_losses(task)[0]
+        losses, alone = {}, {}
+        task_norm = gradient_norm(total, features)
+        for name, values in terms.items():
+            with _named(name):
+                losses[name] = gradient_norm(sum(values.values()), features)
+        for name, values in terms.items():
+            with _named(name):
+                alone[name] = {term: gradient_norm(value, features) for term, value in values.items()}
         return GradientNorms(
-            task=gradient_norm(total, features),
-            losses={name: gradient_norm(sum(values.values()), features) for name, values in terms.items()},
-            terms={
-                name: {term: gradient_norm(value, features) for term, value in values.items()}
-                for name, values in terms.items()
-            },
+            task=task_norm,
+            losses=losses,
+            terms=alone,
             task_value=total.item(),
             values={name: {term: value.item() for term, value in values.items()} for name, values in terms.items()},
         )

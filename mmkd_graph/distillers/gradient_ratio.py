@@ -61,7 +61,7 @@ class GradientRatio(BaseModule):
 
     def bind(self, name: str) -> None:
         """Tell the loss's key under ``losses``, for messages."""
-        self.key = f'losses.{name}.loss_weight'
+        self.key = f'model.losses.{name}.loss_weight'
 
     @property
     def measuring(self) -> bool:

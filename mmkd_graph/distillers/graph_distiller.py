@@ -11,24 +11,25 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule, ModuleDict
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmkd_graph.checkpoints import refusal, weights_only
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
+from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec, check_terms
 from mmkd_graph.necks import PyramidAdapter
 from mmkd_graph.registry import MODELS, type_name
 
 from .gradient_norms import gradient_norm
 from .gradient_ratio import GradientRatio
 from .inputs import InputTransfer
+from .keys import check_options, find_class, near, options_of, under
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, probe, recorded
 from .teacher import FrozenTeacher, build_detector
 from .weights import load_weights
 
 _RESERVED = ('distill', 'student', 'teacher', 'teacher_model')
+_OPTIONS = ('student', 'teacher', 'losses', 'taps', 'strides', 'adapter', 'init_student')
 
 
 class Distillation(BaseModule):
@@ -85,25 +86,27 @@ class GraphDistiller(BaseDetector):
             losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')))
     """
 
+    @under('model', _OPTIONS)
     def __init__(
         self,
-        student: Mapping,
-        teacher: Mapping,
-        losses: Mapping[str, Mapping],
+        student: Mapping | None = None,
+        teacher: Mapping | None = None,
+        losses: Mapping[str, Mapping] | None = None,
         taps: Mapping[str, str] | str | None = None,
         strides: Sequence[int] | None = None,
         adapter: str = 'auto',
         init_student: str | None = None,
-        init_cfg: None = None,
-        data_preprocessor: None = None,
+        **others: Any,
     ) -> None:
-        for key, value, instead in (
-            ('init_cfg', init_cfg, 'student.init_cfg'),
-            ('data_preprocessor', data_preprocessor, 'student.data_preprocessor'),
+        _check_keys(student, others)
+        for key, value, accepted in (
+            ('student', student, 'the model dict of an mmdet detector, in a config file student={{_base_.model}}'),
+            ('teacher', teacher, "dict(config='…', checkpoint='…')"),
+            ('losses', losses, "dict(crg=dict(type='mmkd_graph.ChannelGraphLoss'))"),
         ):
-            if value is not None:
-                raise ValueError(f'model.{key} has no meaning on a GraphDistiller; set model.{instead}')
-        student_model = build_detector(student, 'student')
+            if value is None:
+                raise ValueError(f'{key} is missing; accepted: {accepted}')
+        student_model = build_detector(_with_preprocessor(student, others), 'student')
         super().__init__(data_preprocessor=student_model.data_preprocessor)
         self._adopt(student_model)
 
@@ -130,7 +133,8 @@ class GraphDistiller(BaseDetector):
             adapted = channels_s if unequal else channels_t
             neck = PyramidAdapter(channels_s, adapted, adapter)
             for name, module in modules.items():
-                module.bind(PyramidSpec(self.strides, adapted, channels_t, name))
+                with under(f'losses.{name}', options_of(type(module))[0]):
+                    module.bind(PyramidSpec(self.strides, adapted, channels_t, name))
             ratios = {name: weight for name, weight in weights.items() if isinstance(weight, GradientRatio)}
             self.distill = Distillation(neck, modules, ratios)
         self._loss_weights: dict[str, float] = {name: x for name, x in weights.items() if name not in ratios}
@@ -218,6 +222,7 @@ class GraphDistiller(BaseDetector):
         )
         unexpected_keys += [key for key in unknown if not key.startswith(f'{prefix}distill.')]
 
+    @under('model', _OPTIONS)
     def init_weights(self) -> None:
         """Initialise the student as it would be alone, then the adapters without touching its random numbers.
 
@@ -302,7 +307,7 @@ class GraphDistiller(BaseDetector):
         losses = dict(task)
         if trained:
             adapted = self.distill.adapter(student)
-            terms = {name: self.distill.losses[name](adapted, teacher, context) for name in trained}
+            terms = {name: check_terms(self.distill.losses[name](adapted, teacher, context), name) for name in trained}
             if to_measure:
                 losses.update(self._measure(weights, task, {name: terms[name] for name in to_measure}, features))
             for name in trained:
@@ -315,8 +320,8 @@ class GraphDistiller(BaseDetector):
                 adapted = self.distill.adapter(student)
                 for name in active:
                     if name not in trained:
-                        for term, value in self.distill.losses[name](adapted, teacher, context).items():
-                            losses[f'kd.{name}.{term}'] = value
+                        terms = check_terms(self.distill.losses[name](adapted, teacher, context), name)
+                        losses.update((f'kd.{name}.{term}', value) for term, value in terms.items())
         if learning:
             losses.update(self._idle(trained))
         return losses
@@ -367,7 +372,7 @@ class GraphDistiller(BaseDetector):
         """
         if name not in self._loss_factors:
             raise ValueError(f'no loss {name!r}; accepted: {", ".join(map(repr, self._loss_factors))}')
-        check_number(f'factor of losses.{name}', factor)
+        check_number(f'factor of model.losses.{name}', factor)
         self._loss_factors[name] = float(factor)
 
     def check_taps_take_gradients(self, features: Sequence[Tensor], key: str) -> None:
@@ -391,7 +396,7 @@ class GraphDistiller(BaseDetector):
     ) -> dict[str, Tensor]:
         """Write this pass's weights of ``losses`` into ``weights``; returns what is to be logged."""
         for name in losses:
-            self.check_taps_take_gradients(features, f'losses.{name}.loss_weight')
+            self.check_taps_take_gradients(features, f'model.losses.{name}.loss_weight')
         # the class's own: what a hook puts around the instance's is meant for the whole of the losses
         task_norm = gradient_norm(type(self).parse_losses(self, task)[0], features)
         logged = {}
@@ -469,12 +474,56 @@ def _pretrained(model: nn.Module) -> list[str]:
     return found
 
 
+def _check_keys(student: Any, others: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for keys that a distiller does not have; first for those that are the detector's."""
+    others = {key: value for key, value in others.items() if value is not None}
+    detectors = [key for key in others if key == 'backbone' or (isinstance(student, Mapping) and key in student)]
+    if 'backbone' in detectors or len(detectors) > 1:
+        raise ValueError(
+            f"model needs _delete_=True: the detector's own keys ({', '.join(sorted(detectors))}) were inherited into "
+            "it; write model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}}, …)"
+        )
+    for key in others:
+        if key == 'data_preprocessor':
+            continue
+        if key == 'init_cfg':
+            raise ValueError(f'model.{key} has no meaning on a GraphDistiller; set model.student.{key}')
+        hint = f'; if it is meant for the detector, set model.student.{key}' if key in detectors else ''
+        raise ValueError(f'model.{key} is unknown{near(key, _OPTIONS)}; accepted: {", ".join(_OPTIONS)}{hint}')
+
+
+def _with_preprocessor(student: Any, others: Mapping[str, Any]) -> Any:
+    """The student with a config's ``data_preprocessor`` beside its ``model``, which mmengine's runner hands over.
+
+    As in mmengine the model's own comes first.
+    """
+    given = others.get('data_preprocessor')
+    if given is None or not isinstance(student, Mapping):
+        return student
+    own = student.get('data_preprocessor')
+    if own is None:
+        return dict(student, data_preprocessor=given)
+    if own != given:
+        print_log(
+            "the config's data_preprocessor, outside of the student, is another one than model.student.data_preprocessor, "
+            'which counts',
+            logger='current',
+            level=30,
+        )
+    return student
+
+
 def _read_taps(taps: Any) -> tuple[str | None, str | None]:
+    accepted = "accepted: a module path, or dict(student='neck', teacher='neck')"
     if taps is None or isinstance(taps, str):
         return taps, taps
-    if not isinstance(taps, Mapping) or set(taps) - {'student', 'teacher'}:
-        given = sorted(taps) if isinstance(taps, Mapping) else type(taps).__name__
-        raise ValueError(f"taps: {given}; accepted: a module path, or dict(student='neck', teacher='neck')")
+    if not isinstance(taps, Mapping):
+        raise ValueError(f'taps={taps!r}; {accepted}')
+    for side, path in taps.items():
+        if side not in ('student', 'teacher'):
+            raise ValueError(f'taps.{side} is unknown{near(side, ("student", "teacher"))}; {accepted}')
+        if path is not None and not isinstance(path, str):
+            raise ValueError(f'taps.{side}={path!r}; accepted: a module path')
     return taps.get('student'), taps.get('teacher')
 
 
@@ -495,8 +544,8 @@ def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequenc
     common = sorted({*student} & {*teacher})
     if not common:
         raise ValueError(
-            f'no common stride: the student tap has strides {tuple(student)}, the teacher tap {tuple(teacher)}; '
-            'accepted: taps (taps.student, taps.teacher) that share at least one'
+            f'taps: no common stride: the student tap has strides {tuple(student)}, the teacher tap {tuple(teacher)}; '
+            'accepted: model.taps.student and model.taps.teacher that share at least one'
         )
     if wanted is not None and set(wanted) - set(common):
         raise ValueError(f'strides={tuple(wanted)}: {sorted(set(wanted) - set(common))} not shared; accepted: {common}')
@@ -504,46 +553,66 @@ def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequenc
 
 
 def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float | GradientRatio]]:
+    example = "dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=1.0))"
+    if isinstance(losses, Mapping) and not isinstance(losses.get('type', {}), Mapping):
+        given = ', '.join(f'{key}={losses[key]!r}' for key in ('type', *sorted(set(losses) - {'type'})))
+        raise ValueError(f'losses: a name is missing before its type; write losses=dict(kd=dict({given}))')
     if not isinstance(losses, Mapping) or not losses:
-        raise ValueError(
-            f"losses={losses!r}; accepted: dict(name=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=1.0))"
-        )
-    modules, weights = {}, {}
+        raise ValueError(f'losses={losses!r}; accepted: {example}')
+    modules, weights, taken = {}, {}, ModuleDict()
     for name, config in losses.items():
-        if not name.isidentifier():
+        if not isinstance(name, str) or not name.isidentifier() or hasattr(taken, name):
             raise ValueError(
-                f'losses[{name!r}]: the name becomes part of log and checkpoint keys; accepted: identifiers'
+                f'losses[{name!r}]: the name becomes part of log and checkpoint keys; accepted: identifiers that '
+                "torch's ModuleDict does not use itself"
             )
+        key = f'losses.{name}'
         if not isinstance(config, Mapping) or 'type' not in config:
-            raise ValueError(f"losses.{name}={config!r}; accepted: dict(type='mmkd_graph.ChannelGraphLoss', …)")
+            raise ValueError(f"{key}={config!r}; accepted: dict(type='mmkd_graph.ChannelGraphLoss', …)")
         config = dict(config)
-        weight = _build_weight(name, config.pop('loss_weight', 1.0))
-        try:
-            # the prefix is optional: unprefixed names mean this package's losses whatever the runner's scope is
-            with DefaultScope.overwrite_default_scope('mmkd_graph'):
-                module = MODELS.build(config)
-        except (KeyError, TypeError, ValueError) as error:
-            message = error.args[0] if error.args else error
-            raise ValueError(f'losses.{name}: {message}') from error
-        if not isinstance(module, PyramidLoss):
+        weights[name] = _build_weight(name, config.pop('loss_weight', 1.0))
+        known = [kind for kind, value in MODELS.module_dict.items() if _is_loss(value)]
+        own = (
+            ', or a subclass of mmkd_graph.losses.PyramidLoss that a module named by custom_imports registers in MODELS'
+        )
+        config['type'] = kind = find_class(MODELS, config['type'], key, known, own)
+        if not _is_loss(kind):
             raise ValueError(
-                f'losses.{name}.type={config["type"]!r} is no distillation loss; accepted: '
-                f'{", ".join(sorted(k for k, v in MODELS.module_dict.items() if issubclass(v, PyramidLoss)))}'
+                f'{key}.type={getattr(kind, "__name__", kind)!r} is no distillation loss, as it is not derived from '
+                f'mmkd_graph.losses.PyramidLoss; accepted: {", ".join(sorted(known))}{own}'
             )
-        modules[name], weights[name] = module, weight
+        modules[name] = _build_loss(kind, config, key)
     return modules, weights
+
+
+def _is_loss(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, PyramidLoss)
+
+
+def _build_loss(kind: type[PyramidLoss], config: Mapping[str, Any], key: str) -> PyramidLoss:
+    check_options(kind, config, key)
+    forgotten = f'{key}: {kind.__name__} does not call super().__init__() first in its own __init__'
+    with under(key, options_of(kind)[0]):
+        try:
+            module = MODELS.build(config)
+        except AttributeError as error:  # torch's own, of a module that is assigned before
+            if '__init__() call' not in str(error):
+                raise
+            raise ValueError(forgotten) from error
+        if '_parameters' not in vars(module) or not hasattr(module, 'init_cfg'):
+            raise ValueError(forgotten)
+    return module
 
 
 def _build_weight(name: str, weight: Any) -> float | GradientRatio:
     key = f'losses.{name}.loss_weight'
     accepted = "accepted: a finite number >= 0, or dict(type='mmkd_graph.GradientRatio', ratio=…)"
     if isinstance(weight, Mapping) and 'type' in weight:
-        try:
-            with DefaultScope.overwrite_default_scope('mmkd_graph'):
-                built = MODELS.build(dict(weight))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'{key}: {error.args[0] if error.args else error}; {accepted}') from error
-        if isinstance(built, GradientRatio):
+        kind = find_class(MODELS, weight['type'], key, ['GradientRatio'])
+        if kind is GradientRatio:
+            check_options(kind, weight, key)
+            with under(key, options_of(kind)[0]):
+                built = MODELS.build(dict(weight, type=kind))
             built.bind(name)
             return built
     elif isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf:

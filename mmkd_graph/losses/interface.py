@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -92,6 +92,38 @@ def level_shares(weights: LevelWeights, strides: Sequence[int], key: str = 'leve
                 f'{tuple(strides)}, not all 0'
             )
     return [weight / sum(given) for weight in given]
+
+
+def check_terms(terms: Any, name: str) -> dict[str, Tensor]:
+    """What a loss returned, if it is a dict of named scalars. Looks at types and shapes alone: no device is waited for.
+
+    Args:
+        terms: what its ``forward`` returned.
+        name: the loss's key under ``losses``, for the error message.
+
+    Raises:
+        TypeError: if it is anything else; names the loss and the term.
+
+    Example:
+        >>> import torch
+        >>> check_terms(torch.zeros(2), 'my')
+        Traceback (most recent call last):
+        ...
+        TypeError: model.losses.my: forward returned a tensor of shape (2,); accepted: named scalar tensors, dict(mse=…)
+    """
+    key, accepted = f'model.losses.{name}: forward returned', 'accepted: named scalar tensors, dict(mse=…)'
+    if not isinstance(terms, Mapping):
+        raise TypeError(f'{key} {_described(terms)}; {accepted}')
+    if not terms:
+        raise TypeError(f'{key} no term; {accepted}')
+    for term, value in terms.items():
+        if not isinstance(term, str) or not isinstance(value, Tensor) or value.numel() != 1:
+            raise TypeError(f'{key} {term!r}: {_described(value)}; {accepted}')
+    return dict(terms)
+
+
+def _described(value: Any) -> str:
+    return f'a tensor of shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'
 
 
 class PyramidLoss(BaseModule, metaclass=ABCMeta):

@@ -123,7 +123,7 @@ class RelationshipMatchingLoss(PyramidLoss):
     def bind(self, spec: PyramidSpec) -> None:
         """Create the samples' classifier and the class centres, if there is that term; check ``level_weights``."""
         level_shares(self.level_weights, spec.strides, f'losses.{spec.name}.level_weights')
-        self._key = f'losses.{spec.name}.num_classes'
+        self._key = f'model.losses.{spec.name}.num_classes'
         if self.classifier_weight:
             self.classifier = nn.Linear(sum(spec.student_channels), self.kinds)
             self.register_buffer('centers', torch.zeros(self.kinds, sum(spec.teacher_channels)))

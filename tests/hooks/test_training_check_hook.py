@@ -23,7 +23,9 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch.utils.data import Dataset
 
-from mmkd_graph.checking import CheckFailed
+from mmkd_graph.checking import CheckFailed, check_runner
+from mmkd_graph.checking import losses as checked_losses
+from mmkd_graph.distillers.gradient_norms import LossFailed
 from mmkd_graph.losses import PyramidLoss
 from mmkd_graph.registry import HOOKS, MODELS
 
@@ -76,7 +78,7 @@ class OddLoss(PyramidLoss):
         self.passes += 1
         self.calls += 1
         if self.kind == 'raises':
-            raise ValueError('losses.odd.num_classes=2, but the batch has the label 2')
+            raise ValueError('model.losses.odd.num_classes=2, but the batch has the label 2')
         value = student[0].mean() * (1 + self.passes + self.calls + torch.rand(()))
         if self.kind == 'detached':
             value = value.detach() + 0 * student[0].sum()
@@ -132,11 +134,26 @@ def assert_equal(one: dict, other: dict) -> None:
     assert {k: v for k, v in one.items() if k != 'state'} == {k: v for k, v in other.items() if k != 'state'}
 
 
-def test_what_a_loss_refuses_is_its_own_message(teacher: dict, tmp_path: Path) -> None:
-    """On one rank, of its own batch: turned into a finding, the other ranks would wait for it for ever."""
+def test_what_a_loss_raises_stops_the_training_in_a_line(teacher: dict, tmp_path: Path) -> None:
     runner = build(tmp_path, teacher, dict(odd=dict(type='OddLoss', kind='raises')), [HOOK])
-    with pytest.raises(ValueError, match=r'^losses\.odd\.num_classes=2, but the batch has the label 2'):
+    with pytest.raises(CheckFailed, match=r'^FAIL +model\.losses\.odd\.num_classes: 2, but the batch has'):
         runner.train()
+
+
+def test_among_several_ranks_it_is_raised(teacher: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one rank's own batch: turned into a finding, the other ranks would wait for it for ever."""
+    monkeypatch.setattr(checked_losses, 'get_world_size', lambda: 2)
+    runner = build(tmp_path, teacher, dict(odd=dict(type='OddLoss', kind='raises')), [HOOK])
+    with pytest.raises(LossFailed, match=r'^model\.losses\.odd\.num_classes=2, but the batch has the label 2'):
+        runner.train()
+
+
+def test_hooks_that_never_begin_are_told(teacher: dict, tmp_path: Path) -> None:
+    runner = build(tmp_path, teacher, dict(crg=CRG), [HOOK])
+    runner.cfg.update(custom_hooks=[dict(type='EMAHook', begin_iter=7)], train_cfg=dict(max_iters=3))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    (finding,) = (x for x in check_runner(runner) if x.key.startswith('custom_hooks'))
+    assert finding.level == 'warning' and 'begin_iter=7, but the training ends after 3 iterations' in finding.found
 
 
 @pytest.mark.parametrize('kind', ['OptimWrapper', 'AmpOptimWrapper'])

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import save_weights, tiny_retinanet
-from mmdet.models import RetinaNet
+from conftest import import_tool, save_weights, tiny_retinanet
+from mmdet.models import RetinaHead, RetinaNet
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from mmkd_graph.checking import training
 from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.distillers import FrozenTeacher
+from mmkd_graph.losses import PyramidLoss
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -231,8 +233,8 @@ def test_weights_that_are_not_the_teachers(check: Check, job: Path) -> None:
     assert 'is it the checkpoint of this config' in output
     other = save_weights(tiny_retinanet(num_classes=6), job / 'narrow.pth')
     code, output = check(**{'model.teacher.checkpoint': other})
-    assert code == 1 and len(lines(output, 'model')) == 1
-    assert 'FAIL     model: ValueError: teacher.checkpoint=' in output and 'other shape' in output
+    assert code == 1 and len(lines(output, 'model.teacher.checkpoint')) == 1
+    assert 'FAIL     model.teacher.checkpoint: ' in output and 'other shape' in output
     code, output = check(**{'model.teacher.checkpoint': other, 'model.teacher.strict': False})
     assert code == 1 and '0% of the values of backbone and neck would be loaded' in output
     three = tiny_retinanet(base_channels=16, fpn_channels=32, num_classes=3)
@@ -288,6 +290,95 @@ def test_data_that_is_not_there(check: Check, job: Path) -> None:
     assert code == 1 and 'FAIL     val_dataloader.dataset.ann_file' in output
 
 
+@MODELS.register_module(force=True)
+class OwnLoss(PyramidLoss):
+    """A loss as its author got it wrong."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, student: tuple, teacher: tuple, context: Any) -> Any:
+        if self.kind == 'raises':
+            return student[0] @ teacher[-1]
+        return dict(tensor=student[0].mean(), map=dict(mse=student[0] - teacher[0]))[self.kind]
+
+
+def test_own_losses_that_do_not_work(check: Check, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is a finding, and what there is to say of the others is said."""
+    own = {f'model.losses.{kind}.{k}': v for kind in WRONG for k, v in (('type', 'OwnLoss'), ('kind', kind))}
+    code, output = check('--batches', '1', '--traceback', **own)
+    assert code == 1
+    for kind, words in WRONG.items():
+        (line,) = lines(output, f'model.losses.{kind}')
+        assert line.startswith('FAIL') and words in line
+    (line,) = lines(output, 'model.losses.crg')
+    assert not line.startswith('FAIL') and 'spectral' in line
+    assert any(line.startswith('ok') for line in lines(output, 'model.student'))
+    assert 'return student[0] @ teacher[-1]' in caplog.text, 'where it was raised is in none of the tracebacks'
+
+
+WRONG = dict(
+    tensor='forward returned a tensor of shape (); accepted: named scalar tensors',
+    map="forward returned 'mse': a tensor of shape (2, 32, ",
+    raises='RuntimeError: ',
+)
+
+
+def test_a_part_that_cannot_be_looked_at_does_not_end_the_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> list:
+        raise AttributeError('no such thing')
+
+    monkeypatch.setattr(training, 'check_classes', broken)
+    monkeypatch.setattr(RetinaHead, 'loss_by_feat', broken)
+    code, output = check('--batches', '1')
+    assert code == 1
+    for key in ('model.teacher', 'model.student'):
+        assert f'FAIL     {key}: AttributeError: no such thing' in output
+    assert 'all 145 weights of the teacher' in output and 'mAP' in output
+
+
+def test_slips_are_one_line_in_check_and_train(
+    check: Check, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    train = importlib.import_module('train')
+    for option, words in (
+        ('model.losses.crg.k=0', 'got 0, accepted is an integer >= 1'),
+        ('model.student.backbone.depht=18', "unexpected keyword argument 'depht' (did you mean 'depth'?)"),
+    ):
+        key, _, value = option.partition('=')
+        code, output = check(**{key: value})
+        (line,) = lines(output, key)
+        assert code == 1 and line.startswith('FAIL') and words in line
+        run = [str(job / 'distilled.py'), '--work-dir', str(tmp_path / 'run'), '--cfg-options', option]
+        monkeypatch.setattr(sys, 'argv', ['train.py', *run])
+        with pytest.raises(SystemExit) as stopped:
+            train.main()
+        assert stopped.value.code == 2
+        (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith('train.py: error: '))
+        assert line.startswith(f'train.py: error: {key}: ') and words in line and '--traceback' in line
+        monkeypatch.setattr(sys, 'argv', ['train.py', *run, '--traceback'])
+        with pytest.raises(ValueError, match=r'^model\.'):
+            train.main()
+
+
+def test_a_second_base_with_data_is_told_the_way(
+    check: Check, job: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / 'two.py').write_text(f'_base_ = [{str(job / "student.py")!r}, {str(job / "teacher.py")!r}]')
+    with pytest.raises(SystemExit):
+        check(config=str(tmp_path / 'two.py'))
+    told = capsys.readouterr().err
+    assert 'Duplicate key' in told and 'write the other file' in told and 'README.md' in told
+
+
+def test_imports_leave_out_what_nobody_needs(capsys: pytest.CaptureFixture) -> None:
+    with import_tool('quiet').without_optional_parts():
+        print('Could not import OneDL. Skipping OneDL datasets.')
+        print('no licence')
+    assert capsys.readouterr().out == 'no licence\n'
+
+
 def test_nothing_but_json_is_printed(job: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / 'tools/check.py'), str(job / 'distilled_plain.py'), '--json', '--cfg-options']
     done = subprocess.run(
@@ -298,7 +389,8 @@ def test_nothing_but_json_is_printed(job: Path, tmp_path: Path) -> None:
         cwd=ROOT,
     )
     assert done.returncode == 1 and json.loads(done.stdout)['ok'] is False
-    assert 'Traceback' not in done.stderr
+    for words in ('Traceback', 'OneDL', 'faster_coco_eval'):
+        assert words not in done.stderr
 
 
 def test_train_stops_with_the_same_words(
@@ -324,3 +416,5 @@ def test_train_stops_with_the_same_words(
     monkeypatch.setattr(sys, 'argv', ['train.py', *run, '--no-check'])
     train.main()
     assert list((tmp_path / 'run').glob('epoch_1.pth'))
+    told = ''.join(path.read_text() for path in (tmp_path / 'run').glob('*/*.log'))
+    assert 'Saving checkpoint' in told and 'will be deprecated' not in told

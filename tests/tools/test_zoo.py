@@ -13,6 +13,8 @@ from conftest import import_tool
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
+from mmkd_graph.distillers import GraphDistiller
+
 
 @pytest.fixture(scope='module')
 def zoo():
@@ -133,3 +135,19 @@ def test_offline_keeps_the_architecture_and_drops_what_is_loaded(zoo):
     assert zoo.offline(dict(backbone=dict(pretrained=True)), 96).backbone.pretrained is False, 'timm takes a bool'
     queries = zoo.offline(zoo.read('queryinst/queryinst_r50_fpn_1x_coco.py'), 96)
     assert all(sys.modules['round_trip'].find(queries, 'clip_border')), 'no mask can be pasted outside the image'
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(taps=dict(student='backbone.conv1', teacher='backbone.layer4')),
+        dict(taps=dict(teacher='bbox_head')),
+        dict(teacher=dict(config=dict(type='RetinaNot'), strict=False)),
+    ],
+    ids=str,
+)
+def test_reasons_that_are_the_teachers_begin_so(zoo, student, teacher, change):
+    options = dict(student=student, teacher=teacher, losses=dict(kd=dict(type='FeatureMSELoss')))
+    with pytest.raises(ValueError) as caught:
+        GraphDistiller(**{**options, **change})
+    assert str(caught.value).startswith(zoo.OF_TEACHERS)

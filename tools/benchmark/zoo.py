@@ -49,6 +49,8 @@ SIDES = (128, 320, 512)
 
 MOST_STUDENTS = 3
 """How many configs of a family are tried, as long as they are refused or fail without distillation too."""
+OF_TEACHERS = ('model.taps: no common stride', 'model.teacher', 'model.taps.teacher')
+"""How the reasons begin for which another teacher is tried."""
 
 PACKAGES = (
     *('torch', 'mmengine', 'mmcv', 'mmdet', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'),
@@ -243,7 +245,7 @@ def try_student(family: str, student: str, models: Mapping[str, ConfigDict]) -> 
     for teacher, taps in candidates:
         pair = Pair(family, student, teacher, taps)
         outcome = try_pair(pair, models[student], models[teacher] if teacher in models else read(teacher))
-        if not outcome.reason.startswith(('no common stride', 'teacher', 'taps.teacher')):
+        if not outcome.reason.startswith(OF_TEACHERS):
             return outcome
     return outcome
 
@@ -264,7 +266,7 @@ def try_pair(pair: Pair, student: ConfigDict | None = None, teacher: ConfigDict 
             print(f'{side} pixels: {error}')
             traceback.print_exception(error)
             if error.stage == 'build':
-                missing = error.reason.startswith('student') and 'could not be built' in error.reason
+                missing = error.reason.startswith('model.student') and 'could not be built' in error.reason
                 state = 'absent' if missing else 'mmdet' if 'extract_feat fails' in error.reason else 'refused'
                 return Outcome(**row, state=state, reason=error.reason, side=side)
             plain = plain_failure(student, side)
