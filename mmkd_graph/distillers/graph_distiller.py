@@ -505,8 +505,8 @@ def _with_preprocessor(student: Any, others: Mapping[str, Any]) -> Any:
         return dict(student, data_preprocessor=given)
     if own != given:
         print_log(
-            "the config's data_preprocessor, outside of the student, is another one than model.student.data_preprocessor, "
-            'which counts',
+            "data_preprocessor, beside the config's model, is another one than model.student.data_preprocessor: the "
+            "student's counts",
             logger='current',
             level=30,
         )

@@ -376,7 +376,6 @@ def test_the_teacher_sees_its_own_preprocessing(student, teacher, batch, preproc
             ValueError,
             ['losses.crg.type', 'ChannelGraphLoss'],
         ),
-        (dict(data_preprocessor=dict(type='DetDataPreprocessor')), ValueError, ['model.student.data_preprocessor']),
     ],
     ids=lambda value: None if not isinstance(value, dict) else str(value)[:60],
 )

@@ -280,3 +280,16 @@ def test_student_and_teacher_have_to_take_the_same_images(student, tmp_path):
     teacher = dict(config=model, checkpoint=save_weights(model, tmp_path / 'grey.pth'))
     with pytest.raises(ValueError, match=r'student takes images of 3 channels, the teacher \(teacher.config\) of 1'):
         GraphDistiller(student, teacher, CRG)
+
+
+def test_a_preprocessor_beside_the_model_is_the_students(student, teacher):
+    """mmengine's runner hands a config's ``data_preprocessor`` to its model; the model's own comes first."""
+    own = student['data_preprocessor']
+    common = dict(
+        type='mmkd_graph.GraphDistiller', teacher=teacher, losses=dict(kd=dict(type='mmkd_graph.PearsonLoss'))
+    )
+    bare = {key: value for key, value in student.items() if key != 'data_preprocessor'}
+    other = dict(own, mean=[1.0, 2.0, 3.0])
+    for config, given, mean in ((bare, other, [1, 2, 3]), (student, own, own['mean']), (student, other, own['mean'])):
+        model = MODELS.build(copy.deepcopy(dict(common, student=config, data_preprocessor=given)))
+        assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(mean, rel=1e-6)
