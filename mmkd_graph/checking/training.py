@@ -25,6 +25,7 @@ from .batches import batch_size, metainfo_of, sample_batches
 from .classes import check_classes
 from .data import check_data
 from .findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
+from .labels import check_batch_labels, check_labels
 from .losses import check_losses
 from .step import check_step
 from .wiring import check_wiring
@@ -80,13 +81,19 @@ def check_config(
     yield from finding
     val, finding = _loader(cfg, 'val_dataloader')
     yield from finding
+    labels = check_labels(train.dataset, 'train_dataloader') if train else []
+    yield from labels
+    if val:
+        yield from check_labels(val.dataset, 'val_dataloader', training=False)
     classes = check_classes(model, metainfo_of(train), metainfo_of(val))
     yield from classes
     if val and cfg.get('val_evaluator'):
         yield from check_accuracy(model, val, cfg.val_evaluator, batches, least)
     elif not val:
         yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
-    if any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes):
+    if failed(labels):
+        yield Finding(WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the labels first')
+    elif any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes):
         yield Finding(
             WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the student first'
         )
@@ -117,6 +124,9 @@ def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) ->
     found = f'{len(train.dataset)} images; one process reads a batch of {size} in {seconds:.2g} s'
     details = dict(images=len(train.dataset), seconds_per_batch=seconds, workers=workers)
     yield Finding(OK, key, f'{found}, num_workers={workers}', details=details)
+    if wrong := check_batch_labels(data, metainfo_of(train), 'train_dataloader'):
+        yield from wrong
+        return
     wrapper = cfg.get('optim_wrapper') or {}
     amp = type_name(wrapper.get('type')) == 'AmpOptimWrapper'
     dtype = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}.get(wrapper.get('dtype'))
@@ -144,6 +154,9 @@ def check_runner(runner: Runner) -> list[Finding]:
     val = runner.val_dataloader if runner.val_loop is not None else None
     findings = [*check_wiring(model), *check_classes(model, metainfo_of(train), metainfo_of(val))]
     batches: list[Any] = []
+    findings += check_labels(train.dataset, 'train_dataloader')
+    if val is not None:
+        findings += check_labels(val.dataset, 'val_dataloader', training=False)
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
         if loader is None:
             continue
@@ -153,6 +166,7 @@ def check_runner(runner: Runner) -> list[Finding]:
             findings.append(Finding(FAIL, f'{key}.dataset', one_line(error), 'correct the data or the pipeline'))
             continue
         findings.append(Finding(OK, f'{key}.dataset', f'{len(loader.dataset)} images; the first read are in order'))
+        findings += check_batch_labels(read, metainfo_of(loader), key)
         batches = batches or read
     # From here on losses may gather: no rank may go on alone.
     findings = agreed(findings)
