@@ -17,7 +17,7 @@ from .findings import FAIL, OK, WARNING, Finding, failed
 _IMAGES = 20_000
 """Images of a loader whose labels are counted: their records take less than 2 s to read."""
 _SHOWN = 5
-"""Labels that a line names."""
+"""Labels and classes that a line names."""
 
 
 def check_labels(dataset: Any, loader: str, training: bool = True) -> list[Finding]:
@@ -62,7 +62,7 @@ def check_labels(dataset: Any, loader: str, training: bool = True) -> list[Findi
         found += f', {ignored} that are ignored (iscrowd, difficult, too small)' if ignored else ''
         return [Finding(FAIL if training else WARNING, key, found, 'look at the classes and at the annotations')]
     if absent and training and looked == images:
-        found = f'no box of {len(absent)} of the {things} classes: {listed(absent)}'
+        found = f'no box of {len(absent)} of the {things} classes: {listed(absent, _SHOWN)}'
         return [Finding(WARNING, key, found, 'nothing can be learned of them')]
     return [Finding(OK, key, f'{sum(boxes.values())} boxes in {where} have labels of the {things} classes')]
 

@@ -12,8 +12,6 @@ from typing import Any
 ERROR, WARNING, NOTE = 'error', 'warning', 'note'
 _EXAMPLES = 3
 """Problems of one kind that are told one by one; the others are counted."""
-_NAMED = 20
-"""Names that a line holds."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,10 @@ def shown(value: Any) -> str:
     return _repr.repr(value)
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], most: int = 20) -> str:
     """Names for a message, as a list; of many the first."""
-    more = f', and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-    return f'[{", ".join(map(shown, names[:_NAMED]))}{more}]'
+    more = f', and {len(names) - most} more' if len(names) > most else ''
+    return f'[{", ".join(map(shown, names[:most]))}{more}]'
 
 
 def are_numbers(*values: Any) -> bool:
