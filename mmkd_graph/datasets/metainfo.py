@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 
 def common_metainfo(metainfo: Any) -> dict[str, Any]:
     """One ``metainfo`` of what a data set or a checkpoint has.
@@ -28,13 +30,14 @@ def common_metainfo(metainfo: Any) -> dict[str, Any]:
     if len(parts) < len(metainfo):
         return {}
     first, *others = parts
-    return {key: value for key, value in first.items() if all(_equal(value, other.get(key)) for other in others)}
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Equal by their contents, whether in lists or tuples."""
-    return _plain(a) == _plain(b)
+    return {
+        key: value
+        for key, value in first.items()
+        if all(key in other and _plain(value) == _plain(other[key]) for other in others)
+    }
 
 
 def _plain(value: Any) -> Any:
+    """What is equal by its contents, whether in lists, tuples or arrays."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
