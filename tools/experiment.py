@@ -56,7 +56,6 @@ class Run:
         work_dir: folder of its logs and checkpoints.
         options: ``--cfg-options`` on top of the file.
         environment: extra environment variables of the processes.
-        check: let what ``tools/check.py`` would refuse stop the training.
         trainer: the program below ``tools/`` that trains.
     """
 
@@ -64,7 +63,6 @@ class Run:
     work_dir: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    check: bool = True
     trainer: str = 'train.py'
 
     @property
@@ -81,8 +79,6 @@ class Run:
         self._claim()
         if not (self.work_dir / 'trained').exists():
             arguments = [self.config, '--work-dir', str(self.work_dir), '--resume']
-            if not self.check:
-                arguments.append('--no-check')
             self._call(self.trainer, arguments, _TRAIN_LINE, report, self.options)
             (self.work_dir / 'trained').touch()
 

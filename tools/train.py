@@ -26,8 +26,10 @@ from launch import (
 from mmengine.config import Config
 
 from mmkd_graph.checking import CheckFailed
+from mmkd_graph.checking.findings import one_line
 from mmkd_graph.checkpoints import find_resume_point, named_checkpoint, read_resume_point
 from mmkd_graph.datasets.annotations import ERROR, check_datasets
+from mmkd_graph.datasets.reading import UnreadableImage
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -117,7 +119,7 @@ def make_resumable(cfg: Config) -> None:
         cfg.default_hooks = dict(hooks, checkpoint=dict(checkpoint, type='mmkd_graph.SafeCheckpointHook'))
     custom = list(cfg.get('custom_hooks') or [])
     there = {class_name(hook) for hook in custom if isinstance(hook, dict)}
-    wanted = ('IterationSeedHook', 'NonFiniteLossHook')
+    wanted = ('IterationSeedHook', 'NonFiniteLossHook', 'UnreadableImageHook')
     cfg.custom_hooks = custom + [dict(type=f'mmkd_graph.{name}') for name in wanted if name not in there]
 
 
@@ -156,6 +158,8 @@ def main() -> None:
         stop_unstarted(error, cfg)
     except FloatingPointError as error:
         stop(str(error), cfg)
+    except UnreadableImage as error:
+        stop(one_line(error), cfg)
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import get_dist_info
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
+from mmkd_graph.datasets.metainfo import common_metainfo
+from mmkd_graph.datasets.reading import name_images
 from mmkd_graph.distillers.rng import preserved_rng
 
 
@@ -23,12 +25,8 @@ def sample_indices(size: int, count: int) -> list[int]:
 
 
 def metainfo_of(loader: DataLoader | None) -> dict[str, Any] | None:
-    """What a loader's data set says of itself; of several with the same classes, what the first says; else None."""
-    metainfo = getattr(loader.dataset, 'metainfo', None) if loader else None
-    if isinstance(metainfo, (list, tuple)):  # of mmdet's ConcatDataset, where they differ in anything
-        same = len({tuple(one.get('classes') or ()) for one in metainfo}) == 1
-        metainfo = metainfo[0] if same else None
-    return metainfo
+    """What a loader's data set says of itself; of several, what all of them say; None if that is nothing."""
+    return common_metainfo(getattr(loader.dataset, 'metainfo', None) if loader else None) or None
 
 
 def batch_size(loader: DataLoader) -> int:
@@ -65,8 +63,14 @@ def sample_batches(loader: DataLoader, count: int) -> tuple[list[list[int]], Ite
         sampler=indices,
         num_workers=1,
         collate_fn=loader.collate_fn,
+        worker_init_fn=_name_images_here,
         multiprocessing_context='fork',
     )
     with preserved_rng():
         batches = iter(reader)  # draws the seed of the process
     return [indices[i : i + size] for i in range(0, len(indices), size)], batches
+
+
+def _name_images_here(worker: int) -> None:
+    """In the process that reads, so that the data set stays as it is."""
+    name_images(get_worker_info().dataset)

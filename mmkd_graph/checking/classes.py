@@ -8,6 +8,7 @@ from typing import Any
 from mmdet.registry import DATASETS
 from torch import nn
 
+from mmkd_graph.datasets.metainfo import common_metainfo
 from mmkd_graph.distillers import FrozenTeacher, GraphDistiller
 
 from .findings import FAIL, OK, WARNING, Finding
@@ -24,7 +25,7 @@ def teacher_classes(teacher: FrozenTeacher) -> tuple[tuple[str, ...] | None, str
     A checkpoint knows best; it may be of mmdet 2 (``CLASSES``). Without names in it, its config's data set counts.
     """
     meta = teacher.loaded.meta if teacher.loaded else {}
-    inner = meta.get('dataset_meta') or {}
+    inner = common_metainfo(meta.get('dataset_meta'))
     for names in (inner.get('classes'), inner.get('CLASSES'), meta.get('CLASSES')):
         if names:
             return _names(names), 'its checkpoint'
@@ -98,13 +99,15 @@ def _teacher(model: GraphDistiller, names: tuple[str, ...], things: int) -> Find
     key = 'model.teacher'
     known, source = teacher_classes(model.teacher)
     heads = head_classes(model.teacher.model)
-    details = dict(heads=heads, teacher=list(known) if known else None, dataset=list(names))
+    details: dict[str, Any] = dict(heads=heads, dataset=list(names))
     if known is None:
         found = f'{source} names its classes'
-        if heads and set(heads.values()) != {things} and not _any_classes(model):
+        if heads and set(heads.values()) != {things}:
             found += f', and its heads have {sorted(set(heads.values()))} where the data has {things}'
-            return Finding(FAIL, key, found, _OTHER_CLASSES, details)
-        return Finding(WARNING, key, found, 'make sure that they are those of the data, in that order', details)
+            level, advice = _others(model)
+            return Finding(level, key, f'{found}{"" if level == FAIL else _GAINS}', advice or _NAME_THEM, details)
+        return Finding(WARNING, key, found, _NAME_THEM, details)
+    details['teacher'] = list(known)
     expected = {len(known)} | ({things} if known == names else set())
     if heads and not expected & {*heads.values()}:
         found = f'{source} names {len(known)} classes, its heads have {sorted(set(heads.values()))}'
@@ -113,24 +116,34 @@ def _teacher(model: GraphDistiller, names: tuple[str, ...], things: int) -> Find
         return Finding(OK, key, f'the {len(names)} classes of the data in the same order (says {source})', '', details)
     if sorted(known) == sorted(names):
         found = f'the classes of the data in another order (says {source}): {_difference(known, names)}'
-        if model.init_student == 'teacher':
-            advice = "set init_student=None, as the student's head would start with them, or reorder metainfo.classes"
-            return Finding(FAIL, key, found, advice, details)
+        level, advice = _others(model)
+        if level == FAIL:
+            return Finding(FAIL, key, found, f'{advice}; or reorder metainfo.classes', details)
         advice = 'no loss reads the order, but make sure that it is the teacher that you mean'
         return Finding(WARNING, key, found, advice, details)
     found = f'other classes than the data (says {source}): {_difference(known, names)}'
-    if _any_classes(model):
-        return Finding(OK, key, f'{found} - which every loss here allows', '', details)
-    return Finding(FAIL, key, found, _OTHER_CLASSES, details)
+    level, advice = _others(model)
+    return Finding(level, key, f'{found}{"" if level == FAIL else _GAINS}', advice, details)
 
 
-_OTHER_CLASSES = (
-    'use a teacher that was trained on the classes of the data, or RelationshipMatchingLoss alone, which takes any'
+_GAINS = (
+    ': no loss here reads them, and with no class in common MGD gained 4.9 AP, CWD 3.9 and CRG 3.8 on generated images '
+    '(docs/results.md)'
+)
+_NAME_THEM = (
+    'let model.teacher.config be the whole config that it was trained with, whose '
+    'train_dataloader.dataset.metainfo.classes names them, and compare them with those of the data'
 )
 
 
-def _any_classes(model: GraphDistiller) -> bool:
-    return all(loss.any_classes for loss in model.distill.losses.values())
+def _others(model: GraphDistiller) -> tuple[str, str]:
+    """How bad a teacher of other classes is, and what to do about it."""
+    if readers := [name for name, loss in model.distill.losses.items() if loss.reads_teacher_classes]:
+        kept = ', '.join(f'losses.{name}' for name in readers)
+        return FAIL, f'use a teacher that was trained on the classes of the data, or leave out {kept}, which reads them'
+    if model.init_student == 'teacher':
+        return FAIL, "set init_student=None, as the student's head would start with them"
+    return WARNING, ''
 
 
 def count_things(metainfo: Mapping[str, Any] | None) -> int:
@@ -163,17 +176,17 @@ def _difference(given: Sequence[str], data: Sequence[str]) -> str:
     return '; '.join(rows[:_NAMED]) + (f'; and {len(rows) - _NAMED} more' if len(rows) > _NAMED else '')
 
 
-def side_by_side(teacher: Sequence[str] | None, data: Sequence[str]) -> list[tuple[int, str, str, bool]]:
-    """Rows (index, teacher's class, data's class, whether they are the same); ``'?'`` where nothing is known.
+def side_by_side(teacher: Sequence[str], data: Sequence[str]) -> list[tuple[int, str, str, bool]]:
+    """Rows (index, teacher's class, data's class, whether they are the same).
 
     Example:
         >>> side_by_side(['cat', 'cow'], ['cat', 'dog', 'cow'])
         [(0, 'cat', 'cat', True), (1, 'cow', 'dog', False), (2, '-', 'cow', False)]
     """
-    count = max(len(data), len(teacher or ()))
+    count = max(len(data), len(teacher))
 
     def name(names: Sequence[str], i: int) -> str:
         return names[i] if i < len(names) else '-'
 
-    rows = ((name(teacher, i) if teacher else '?', name(data, i)) for i in range(count))
+    rows = ((name(teacher, i), name(data, i)) for i in range(count))
     return [(i, a, b, a == b) for i, (a, b) in enumerate(rows)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmkd_graph.datasets.annotations import ERROR, check_datasets
+from mmkd_graph.datasets.annotations import ERROR, NOTE, check_datasets
 
 from .findings import FAIL, OK, WARNING, Finding
 
@@ -13,7 +13,7 @@ LOADERS = ('train_dataloader', 'val_dataloader')
 
 
 def check_data(cfg: Mapping[str, Any]) -> list[Finding]:
-    """Folders, annotation files and their entries, of the training and the validation data.
+    """Classes, folders, annotation files with their entries and images, of the training and the validation data.
 
     Args:
         cfg: a whole config.
@@ -22,17 +22,20 @@ def check_data(cfg: Mapping[str, Any]) -> list[Finding]:
         One finding per problem, or one per loader that has none.
     """
     findings = []
+    problems = check_datasets(cfg, LOADERS)
     for loader in LOADERS:
         if not cfg.get(loader):
             if loader == 'train_dataloader':
                 findings.append(Finding(FAIL, loader, 'it is missing', 'add one'))
             continue
-        problems = check_datasets(cfg, [loader])
-        for problem in problems:
-            place = f'{problem.file}, {problem.entry}' if problem.entry else problem.file
-            level, advice = (FAIL, 'correct the path or the file') if problem.severity == ERROR else (WARNING, '')
-            findings.append(Finding(level, problem.key or loader, f'{place}: {problem.message}', advice))
-        if not problems:
+        keys = (f'{loader}.', f'{loader.replace("dataloader", "evaluator")}.')
+        told = [problem for problem in problems if problem.key.startswith(keys)]
+        for problem in told:
+            found = ': '.join(part for part in (problem.place, problem.message) if part)
+            level = {ERROR: FAIL, NOTE: OK}.get(problem.severity, WARNING)
+            advice = 'correct the path or the file' if level == FAIL and problem.file else ''
+            findings.append(Finding(level, problem.key, found, advice))
+        if all(problem.severity == NOTE for problem in told):
             dataset = cfg[loader]['dataset']
             place = ', '.join(str(dataset[key]) for key in ('data_root', 'ann_file') if dataset.get(key))
             findings.append(Finding(OK, f'{loader}.dataset', f'paths and annotations are in order ({place})'))

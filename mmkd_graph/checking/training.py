@@ -27,6 +27,7 @@ from .classes import check_classes
 from .custom_hooks import check_custom_hooks, check_schedule
 from .data import check_data
 from .findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
+from .labels import check_batch_labels, check_labels
 from .losses import check_losses
 from .origins import explained, located
 from .ranks import check_ranks
@@ -86,6 +87,13 @@ def check_config(
     yield from finding
     val, finding = _loader(cfg, 'val_dataloader')
     yield from finding
+    labels = (
+        list(_guarded('train_dataloader', lambda: check_labels(train.dataset, 'train_dataloader'))) if train else []
+    )
+    yield from labels
+    if val:
+        of_val = lambda: check_labels(val.dataset, 'val_dataloader', training=False)  # noqa: E731
+        yield from _guarded('val_dataloader', of_val)
     classes = list(_guarded('model.teacher', lambda: check_classes(model, metainfo_of(train), metainfo_of(val))))
     yield from classes
     if val and cfg.get('val_evaluator'):
@@ -93,7 +101,9 @@ def check_config(
         yield from _guarded('model.teacher.checkpoint', score)
     elif not val:
         yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
-    if any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes):
+    if failed(labels):
+        yield Finding(WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the labels first')
+    elif any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes):
         yield Finding(
             WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the student first'
         )
@@ -132,6 +142,9 @@ def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) ->
     found = f'{len(train.dataset)} images; one process reads a batch of {size} in {seconds:.2g} s'
     details = dict(images=len(train.dataset), seconds_per_batch=seconds, workers=workers)
     yield Finding(OK, key, f'{found}, num_workers={workers}', details=details)
+    if wrong := check_batch_labels(data, metainfo_of(train), 'train_dataloader'):
+        yield from wrong
+        return
     wrapper = cfg.get('optim_wrapper') or {}
     amp = type_name(wrapper.get('type')) == 'AmpOptimWrapper'
     dtype = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}.get(wrapper.get('dtype'))
@@ -161,6 +174,9 @@ def check_runner(runner: Runner) -> list[Finding]:
     findings += check_classes(model, metainfo_of(train), metainfo_of(val))
     findings += check_schedule(runner.cfg)
     batches: list[Any] = []
+    findings += check_labels(train.dataset, 'train_dataloader')
+    if val is not None:
+        findings += check_labels(val.dataset, 'val_dataloader', training=False)
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
         if loader is None:
             continue
@@ -170,6 +186,7 @@ def check_runner(runner: Runner) -> list[Finding]:
             findings.append(Finding(FAIL, f'{key}.dataset', one_line(error), 'correct the data or the pipeline'))
             continue
         findings.append(Finding(OK, f'{key}.dataset', f'{len(loader.dataset)} images; the first read are in order'))
+        findings += check_batch_labels(read, metainfo_of(loader), key)
         batches = batches or read
     # From here on losses may gather: no rank may go on alone.
     findings = agreed(findings)

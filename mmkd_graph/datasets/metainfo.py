@@ -33,16 +33,11 @@ def common_metainfo(metainfo: Any) -> dict[str, Any]:
     return {
         key: value
         for key, value in first.items()
-        if all(key in other and _equal(value, other[key]) for other in others)
+        if all(key in other and _plain(value) == _plain(other[key]) for other in others)
     }
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Equal by their contents, whether in lists or tuples."""
-    return _plain(a) == _plain(b)
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
+    """What is equal by its contents, whether in lists, tuples or arrays."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -14,6 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from mmkd_graph.registry import DATA_SAMPLERS
 
+from .reading import UnreadableImage, name_images, unreadable
+
 
 def seed_generators(*key: int, devices: bool = False) -> None:
     """Seed Python's, NumPy's and torch's generators with a key of integers.
@@ -57,7 +59,14 @@ class _SeededItems:
             if isinstance(index, _Place):
                 seed_generators(self.seed, self.rank, index.epoch, index.position)
                 index = int(index)
-            items.append(self.dataset[index])
+            try:
+                items.append(self.dataset[index])
+            except UnreadableImage:
+                raise
+            except Exception as error:  # of a transform that mixes images
+                if not hasattr(self.dataset, 'get_data_info'):
+                    raise
+                raise unreadable(self.dataset, index, error) from error
         return items
 
 
@@ -69,7 +78,8 @@ class SeededSampler(Sampler):
     sequence of augmentations again, and another number of workers gives other ones. Here Python's, NumPy's and
     torch's generators are seeded for every sample with the run's seed, the rank, the epoch and the position of the
     sample in it: the augmentations of a resumed run are those of an uninterrupted one, for any number of workers,
-    persistent or not. The order of the samples stays that of the wrapped sampler.
+    persistent or not. The order of the samples stays that of the wrapped sampler. What cannot be read is an
+    :class:`~mmkd_graph.datasets.reading.UnreadableImage` that names the image.
 
     ``tools/train.py`` wraps the sampler of every ``train_dataloader``. Transforms that keep a random generator of
     their own are not reached.
@@ -88,6 +98,7 @@ class SeededSampler(Sampler):
     def __init__(self, dataset: Dataset, sampler: Mapping, seed: int | None = None) -> None:
         self.sampler = MMENGINE_DATA_SAMPLERS.build(dict(sampler), default_args=dict(dataset=dataset, seed=seed))
         seed = getattr(self.sampler, 'seed', None) if seed is None else seed
+        name_images(dataset)
         # The hook of torch's data loader for whole batches. Indexing itself stays as it is for everybody else.
         dataset.__getitems__ = _SeededItems(dataset, sync_random_seed() if seed is None else seed, get_rank())
         self._start = 0

@@ -7,6 +7,7 @@ from .non_finite_loss_hook import NonFiniteLossHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .student_export_hook import StudentExportHook
 from .training_check_hook import TrainingCheckHook
+from .unreadable_image_hook import UnreadableImageHook
 
 __all__ = [
     'GraphPicturesHook',
@@ -16,4 +17,5 @@ __all__ = [
     'SafeCheckpointHook',
     'StudentExportHook',
     'TrainingCheckHook',
+    'UnreadableImageHook',
 ]

@@ -13,12 +13,15 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkd_graph.distillers.gradient_ratio import GradientRatio
 from mmkd_graph.registry import HOOKS
 
 _ACTIONS = ('raise', 'skip')
+_NAMED = 16
+"""Images that a message names."""
 
 
 @HOOKS.register_module()
@@ -27,6 +30,7 @@ class NonFiniteLossHook(Hook):
 
     One number is read from the device per iteration, between forward and backward pass. Gradients are not looked
     at: infinite ones are an ordinary event under fp16, which the loss scaling of ``AmpOptimWrapper`` deals with.
+    The message names the batch's images too.
     Of a distilled detector the message also names the levels on which the student's or the teacher's features are
     not finite. ``tools/train.py`` adds this hook, with ``action='raise'``, to every training that does not have it.
 
@@ -106,6 +110,8 @@ class NonFiniteLossHook(Hook):
             return
         found = _describe(losses) if not here else 'on another rank'
         message = f'the loss is not finite at iteration {runner.iter + 1}, rank {get_rank()}: {found}'
+        if not here:
+            message += _images(self._batch)
         if not here and (self.action == 'raise' or self._in_a_row == 0):
             message += self._features(runner, model)
         if self.action == 'raise':
@@ -153,6 +159,15 @@ def _shorten(wrapper: Any, skipped: int, begun: bool = False) -> None:
         wrapper._inner_count -= skipped
     wrapper._max_counts -= skipped
     wrapper._remainder_counts = wrapper._max_counts % wrapper._accumulative_counts
+
+
+def _images(batch: Any) -> str:
+    """The paths of a batch's images, or their ids, as far as its samples tell."""
+    samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
+    samples = [sample for sample in samples or () if isinstance(sample, BaseDataElement)]
+    names = [str(sample.get('img_path') or sample.get('img_id')) for sample in samples]
+    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+    return f'; the images are {", ".join(names[:_NAMED])}{more}' if names else ''
 
 
 def _describe(losses: Mapping[str, Any]) -> str:

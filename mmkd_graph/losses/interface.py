@@ -136,13 +136,14 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
     Attributes:
         any_width: whether the student's levels may have other channels than the teacher's, as they have with
             ``adapter='never'``, because the loss projects both itself (or compares what has no channels).
-        any_classes: whether the teacher may have been trained on other classes than the student is.
+        reads_teacher_classes: whether the loss compares what the teacher says of its classes, so that it has to be
+            trained on those of the student.
         own_terms: names of the terms that train the loss's own network on the teacher, and the student not at all. The
             loss's weight does not multiply them; where it is 0 they are not trained.
     """
 
     any_width: bool = False
-    any_classes: bool = False
+    reads_teacher_classes: bool = False
     own_terms: tuple[str, ...] = ()
 
     def bind(self, spec: PyramidSpec) -> None:

@@ -77,8 +77,6 @@ class RelationshipMatchingLoss(PyramidLoss):
         ['classifier', 'embedding']
     """
 
-    any_classes = True
-
     def __init__(
         self,
         num_classes: int | None = None,

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.datasets.annotations import check_coco, check_dataset, check_datasets, check_voc
+from mmkd_graph.datasets.images import Expected, image_size, look_at_images
+from mmkd_graph.datasets.problems import Findings
 
 SPLIT = 'annotations/instances_train.json'
 
@@ -25,6 +33,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def coco(whole: Path) -> dict[str, Any]:
     return json.loads((whole / SPLIT).read_text())
+
+
+def save_image(path: Path, size: tuple[int, int], orientation: int = 1, **options: Any) -> Path:
+    """An image of noise, which does not shrink to nothing."""
+    image = Image.frombytes('RGB', size, random.Random(0).randbytes(3 * size[0] * size[1]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif, **options)
+    return path
 
 
 def found(content: Any, whole: Path, tmp_path: Path, classes: tuple = tuple(CLASSES)) -> list[str]:
@@ -110,6 +127,17 @@ def test_images_that_the_pipeline_reads_from_elsewhere_are_not_looked_for(whole:
         (lambda c: c['categories'].pop(0), "error: categories: the classes ['striped_disc'] are not there"),
         (lambda c: c['categories'].reverse(), 'warning: categories: other order than metainfo.classes'),
         (lambda c: c['annotations'].clear(), 'error: there is no usable box of any of the classes'),
+        (lambda c: c['annotations'][2].update(bbox=[1e300, 1, 9, 9]), 'error: annotations[2] (id {}): bbox [1e+300'),
+        (lambda c: c['annotations'][2].update(bbox=[0, 0, 9, 9999]), 'error: annotations[2] (id {}): bbox [0, 0, 9, 9'),
+        (lambda c: c['annotations'][2].update(area=10**400), 'error: annotations[2] (id {}): bbox ['),
+        (lambda c: c['annotations'][2].update(iscrowd='0'), "error: annotations[2] (id {}): iscrowd '0': accepted"),
+        (lambda c: c['annotations'][2].update(category_id=[1]), 'error: annotations[2] (id {}): category_id [1]'),
+        (lambda c: c['images'][1].update(file_name=None), 'error: images[1] (id {}): id 2, file_name None'),
+        (lambda c: c['images'][1].update(id=[[]]), 'error: images[1] (id [[]]): id [[]], file_name'),
+        (lambda c: c['categories'][0].update(name=3), 'error: categories[0] (id {}): id 1, name 3'),
+        (lambda c: c['categories'].append(dict(c['categories'][0], id=77)), 'is there twice'),
+        (lambda c: [a.update(iscrowd=1) for a in c['annotations']], 'error: there is no usable box of any of the cl'),
+        (lambda c: [a.update(ignore=1) for a in c['annotations']], 'are iscrowd or ignore)'),
     ],
 )
 def test_entries_of_coco_files(
@@ -142,6 +170,7 @@ def test_other_classes_are_told_once_and_many_problems_counted(coco: dict, whole
 
 
 OBJECT = '<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>'
+DIFFICULT = f'<a>{OBJECT.format("cat", 1)}</a>'.replace('</object>', '<difficult>{}</difficult></object>')
 SIZE = '<size><width>20</width><height>{}</height></size>'
 
 
@@ -152,10 +181,27 @@ SIZE = '<size><width>20</width><height>{}</height></size>'
         (None, 'line 1', 'error: there is no annotation'),
         ('<a>\n<b></a>', 'line 2, column', 'error: not in the encoding that it declares, or broken XML'),
         ('<?xml version="1.0" encoding="utf-8"?><a>é</a>'.encode('latin-1'), 'line 1, column 42', 'error: not in the'),
-        (b'<?xml version="1.0" encoding="klingon"?><a/>', '', 'error: it can not be read: unknown encoding'),
+        (b'<?xml version="1.0" encoding="klingon"?><a/>', '', 'error: it cannot be read: unknown encoding'),
         (f'<a>{SIZE.format("x")}{OBJECT.format("cat", 1)}</a>', 'size.height', "error: 'x': accepted is"),
         (f'<a>{OBJECT.format("cat", "one")}</a>', 'object 1 (cat)', "error: bndbox ['one', '2', '9', '9']"),
-        (f'<a>{OBJECT.format("cat", 9)}</a>', 'object 1 (cat)', 'warning: bndbox [9.0, 2.0, 9.0, 9.0] has no area'),
+        (f'<a>{OBJECT.format("cat", 9)}</a>', 'object 1 (cat)', 'error: bndbox [9, 2, 9, 9] has no area'),
+        (f'<a>{OBJECT.format("cat", 9.2)}</a>', 'object 1 (cat)', 'error: bndbox [9, 2, 9, 9] has no area'),
+        (f'<a>{OBJECT.format("cat", 15)}</a>', 'object 1 (cat)', 'error: bndbox [15, 2, 9, 9] has no area'),
+        (f'<a>{OBJECT.format("cat", -1e300)}</a>', 'object 1 (cat)', 'error: bndbox [-1e+300, 2.0'),
+        (
+            f'<a>{OBJECT.format("cat", -500)}</a>',
+            'object 1 (cat)',
+            'error: bndbox [-500.0, 2.0, 9.0, 9.0] is far',
+        ),
+        (f'<a>{OBJECT.format("cat", "inf")}</a>', 'object 1 (cat)', "error: bndbox ['inf', '2', '9', '9']: accepted"),
+        (DIFFICULT.format(''), 'object 1 (cat)', 'error: difficult None: accepted is an integer'),
+        (DIFFICULT.format('yes'), 'object 1 (cat)', "error: difficult 'yes': accepted is an integer"),
+        (
+            DIFFICULT.format('1'),
+            '',
+            "error: no object of any of the classes ['cat'] in the 1 files (1 are difficult or too small)",
+        ),
+        (f'<a>{SIZE.format(18)}{OBJECT.format("cat", 1)}</a>', '', 'error: the image '),
         (
             f'<a>{OBJECT.format("cat", 1)}{OBJECT.format("dog", 1)}</a>',
             'object 2 (dog)',
@@ -168,7 +214,7 @@ SIZE = '<size><width>20</width><height>{}</height></size>'
 def test_voc_files(tmp_path: Path, xml: str | bytes | None, place: str, wanted: str) -> None:
     for name in ('JPEGImages', 'Annotations'):
         (tmp_path / name).mkdir()
-    (tmp_path / 'JPEGImages' / 'one.jpg').touch()
+    save_image(tmp_path / 'JPEGImages' / 'one.jpg', (20, 9))
     if xml is not None:
         (tmp_path / 'Annotations' / 'one.xml').write_bytes(xml if isinstance(xml, bytes) else xml.encode())
     (tmp_path / 'split.txt').write_text('one\n')
@@ -186,3 +232,167 @@ def test_voc_images_and_splits(tmp_path: Path) -> None:
     assert any('line 2: there is no image' in message for message in messages)
     (tmp_path / 'split.txt').write_bytes(b'\xff')
     assert 'UTF-8' in str(check_voc(tmp_path / 'split.txt', ['cat'], tmp_path)[0])
+
+
+@pytest.mark.parametrize('difficult', ['0', '1'])
+def test_what_a_voc_set_ignores_is_its_settings(tmp_path: Path, difficult: str) -> None:
+    for name in ('JPEGImages', 'Annotations'):
+        (tmp_path / name).mkdir()
+    save_image(tmp_path / 'JPEGImages' / 'one.jpg', (20, 9))
+    (tmp_path / 'Annotations' / 'one.xml').write_text(DIFFICULT.format(difficult))
+    (tmp_path / 'split.txt').write_text('one\n')
+
+    def errors(**options: Any) -> list[str]:
+        problems = check_voc(tmp_path / 'split.txt', ['cat'], tmp_path, **options)
+        return [problem.message for problem in problems if problem.severity == 'error']
+
+    assert bool(errors()) == (difficult == '1')
+    assert errors(bbox_min_size=8) and not errors(test_mode=True, bbox_min_size=8)
+    flat = f'<a>{OBJECT.format("cat", 9)}{OBJECT.format("cat", 1)}</a>'
+    (tmp_path / 'Annotations' / 'one.xml').write_text(flat)
+    assert errors() and not errors(bbox_min_size=1) and not errors(test_mode=True)
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png'])
+def test_broken_images_and_other_sizes_are_named(tmp_path: Path, suffix: str) -> None:
+    path = save_image(tmp_path / f'one.{suffix}', (40, 30))
+    whole = path.read_bytes()
+
+    def look(size: tuple[int, int] | None = (40, 30), **options: Any) -> list[str]:
+        findings = Findings('some.json', 'key')
+        look_at_images([Expected(str(path), size, 'images[7]')], findings, **options)
+        return [str(problem).partition(str(path))[2] for problem in findings.all() if problem.severity == 'error']
+
+    assert look() == look(None) == look((41, 30)) == []
+    for size in ((20, 15), (80, 60), (30, 40), (1, 1)):
+        assert look(size) == [f' is 40x30 pixels, its annotation says {size[0]}x{size[1]}']
+    path.write_bytes(whole + b'more')  # cameras put a preview there
+    assert look() == []
+    path.write_bytes(whole[: len(whole) // 2])
+    assert look() == look(None) == [' is truncated']
+    path.write_bytes(b'')
+    assert look() == [' has 0 bytes']
+    path.write_bytes(b'<html>404</html>')
+    assert look() == [' is no image, or a broken one']
+    path.unlink()
+    path.mkdir()
+    assert look() == [' cannot be read (Is a directory)']
+
+
+def test_the_size_is_the_one_that_mmdet_sees(tmp_path: Path) -> None:
+    """A photograph in portrait format is stored in landscape format, and turned when it is read."""
+    path = save_image(tmp_path / 'one.jpg', (40, 30), orientation=6)
+    seen = mmcv.imread(str(path), backend='cv2').shape
+    assert image_size(path) == (seen[1], seen[0]) == (30, 40)
+    assert image_size(path, turned=False) == (40, 30)
+    findings = Findings('some.json', '')
+    look_at_images([Expected(str(path), (40, 30), '')], findings)
+    assert 'is 30x40 pixels, its annotation says 40x30 (its EXIF orientation turns it)' in str(findings.all()[0])
+    bitmap = save_image(tmp_path / 'one.bmp', (40, 30))
+    assert image_size(bitmap) == (40, 30)
+
+
+def test_images_are_compared_as_far_as_their_pipeline_reads_them(coco: dict, whole: Path, tmp_path: Path) -> None:
+    coco['images'][2]['width'] *= 2
+    (tmp_path / 'file.json').write_text(json.dumps(coco))
+    load = dict(type='mmdet.LoadImageFromFile')
+    dataset = dict(
+        type='CocoDataset',
+        ann_file=str(tmp_path / 'file.json'),
+        data_prefix=dict(img=str(whole / 'VOC2007' / 'JPEGImages')),
+        metainfo=dict(classes=tuple(CLASSES)),
+        pipeline=[load],
+    )
+    (problem,) = check_dataset(dataset)
+    assert problem.severity == 'error' and 'its annotation says' in problem.message and 'images[2]' in problem.entry
+    for other in (dict(type='LoadFeatures'), dict(load, imdecode_backend='tifffile')):
+        assert check_dataset(dict(dataset, pipeline=[other])) == []
+
+
+def test_the_look_at_images_ends_in_time_and_says_how_many_it_saw(tmp_path: Path, monkeypatch) -> None:
+    path = save_image(tmp_path / 'one.jpg', (4, 3))
+    monkeypatch.setattr('mmkd_graph.datasets.images.image_size', lambda *_: time.sleep(0.001))
+    findings = Findings('some.json', '')
+    look_at_images([Expected(str(path), (4, 3), '')] * 3000, findings, seconds=0.01)
+    (note,) = findings.all()
+    assert note.severity == 'note' and note.message.endswith('of 3000 images were looked at, evenly spread, in 0.01 s')
+    assert 0 < int(note.message.split()[0]) < 3000
+
+
+@pytest.mark.parametrize('kind', ['CocoDataset', 'LVISV1Dataset', 'XMLDataset'])
+@pytest.mark.parametrize(
+    ('classes', 'wanted'),
+    [
+        ('cat', "write classes=('cat',)"),
+        ('cat, dog', "write classes=('cat', 'dog')"),
+        (('cat', 'cat'), "['cat'] are there twice"),
+        ((1, 2), '(1, 2); accepted: a tuple of names'),
+        ({'cat': 1}, "{'cat': 1}; accepted: a tuple of names"),
+    ],
+)
+def test_classes_that_mmdet_takes_for_something_else(kind: str, classes: Any, wanted: str) -> None:
+    inner = dict(type=kind, metainfo=dict(classes=classes))
+    cfg = dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=inner)))
+    (problem,) = check_datasets(cfg)
+    assert problem.severity == 'error' and wanted in problem.message
+    assert str(problem).startswith('train_dataloader.dataset.dataset.metainfo.classes: ')
+
+
+def test_a_string_that_is_a_file_holds_the_classes(whole: Path, tmp_path: Path) -> None:
+    file = tmp_path / 'classes.txt'
+    file.write_text('\n'.join(CLASSES) + '\n')
+    prefix = dict(img='VOC2007/JPEGImages/')
+    dataset = dict(type='CocoDataset', data_root=str(whole), ann_file=SPLIT, data_prefix=prefix)
+    assert check_dataset(dict(dataset, metainfo=dict(classes=str(file)))) == []
+    file.write_bytes(b'\xff')
+    assert 'cannot be read' in check_dataset(dict(dataset, metainfo=dict(classes=str(file))))[0].message
+
+
+def test_two_files_that_number_their_classes_differently(coco: dict, whole: Path, tmp_path: Path) -> None:
+    """mmdet labels in the order of the file: a label of one would be another class in the other."""
+    coco['categories'].reverse()
+    (tmp_path / 'other.json').write_text(json.dumps(coco))
+    common = dict(type='CocoDataset', data_root=str(whole), metainfo=dict(classes=tuple(CLASSES)))
+    common['data_prefix'] = dict(img='VOC2007/JPEGImages/')
+    one, two = dict(common, ann_file=SPLIT), dict(common, ann_file=str(tmp_path / 'other.json'))
+    problem = check_datasets(dict(train_dataloader=dict(dataset=one), val_dataloader=dict(dataset=two)))[0]
+    assert (problem.severity, problem.key) == ('error', 'val_dataloader.dataset.ann_file')
+    assert 'in another order than those of annotations/instances_train.json' in problem.message
+    alone = check_datasets(dict(train_dataloader=dict(dataset=two)))
+    assert {problem.severity for problem in alone} == {'warning'}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_nothing_in_a_coco_file_breaks_the_look_through_it(tmp_path_factory, data: st.DataObject) -> None:
+    content: Any = dict(
+        images=[dict(id=1, file_name='a.jpg', width=9, height=9)],
+        categories=[dict(id=1, name='cat')],
+        annotations=[dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 5, 5], area=25, iscrowd=0)],
+    )
+    for _ in range(data.draw(st.integers(1, 3))):
+        part = content[data.draw(st.sampled_from(sorted(content)))]
+        entry = part[0] if isinstance(part, list) and part and isinstance(part[0], dict) else content
+        entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(ANYTHING)
+    file = tmp_path_factory.getbasetemp() / 'fuzzed.json'
+    file.write_text(json.dumps(content))
+    for problem in check_coco(file, ['cat'], file.parent):
+        assert str(problem).encode()
+
+
+@pytest.mark.parametrize('content', ['[' * 100_000, '{"images": ' + '1' * 5000 + '}'], ids=['deep', 'long number'])
+def test_json_that_python_refuses(content: str, whole: Path, tmp_path: Path) -> None:
+    (line,) = found(content.encode(), whole, tmp_path)
+    assert line.startswith('error: it cannot be read: ')
+    nested: Any = []
+    for _ in range(200):
+        nested = [nested]
+    file = dict(images=[dict(id=nested)], categories=nested, annotations=[dict(bbox=nested)])
+    assert found(file, whole, tmp_path)

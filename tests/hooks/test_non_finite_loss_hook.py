@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import logging
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -70,6 +72,23 @@ def test_the_term_and_its_level_are_named_before_the_weights_are_touched() -> No
     with pytest.raises(FloatingPointError, match=r'iteration 2, rank 0: loss_cls\[1\] = inf, loss_cls\[2\] = nan\. '):
         step(hook, runner, 1.0, float('inf'), float('nan'))
     assert torch.equal(runner.model.weight, before)
+
+
+@pytest.mark.parametrize('action', ['raise', 'skip'])
+def test_the_images_of_the_batch_are_named(action: str, caplog: pytest.LogCaptureFixture) -> None:
+    hook = NonFiniteLossHook(action=action)
+    runner = prepare(hook)
+    runner.logger = logging.getLogger('images')
+    samples = [DetDataSample(metainfo=dict(img_id=i)) for i in range(18)]
+    samples[0].set_metainfo(dict(img_path='there/7.jpg'))
+    hook.before_train_iter(runner, 0, dict(inputs=torch.ones(1), data_samples=samples))
+    try:
+        runner.model.parse_losses(dict(loss=torch.tensor(float('nan'))))
+    except FloatingPointError as error:
+        told = str(error)
+    else:
+        told = caplog.text
+    assert 'loss = nan; the images are there/7.jpg, 1, 2,' in told and ' 15 and 2 more' in told
 
 
 def test_skipped_iterations_change_nothing_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:

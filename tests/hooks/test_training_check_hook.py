@@ -213,6 +213,15 @@ def test_heads_and_pictures(tmp_path: Path, teacher: dict) -> None:
         build(tmp_path / 'b', teacher, dict(crg=CRG), [HOOK], Broken()).train()
 
 
+def test_labels_that_the_classes_do_not_have(tmp_path: Path, teacher: dict) -> None:
+    class Outside(Remembering):
+        metainfo = dict(classes=('a', 'b'))
+
+    words = r'train_dataloader\.dataset\.metainfo\.classes: . boxes in the first batches, .* have labels as 2, where 2'
+    with pytest.raises(CheckFailed, match=words):
+        build(tmp_path, teacher, dict(crg=CRG), [HOOK], Outside(), student=tiny_retinanet(num_classes=2)).train()
+
+
 def test_a_plain_detector_is_left_alone(tmp_path: Path) -> None:
     class Plain:
         model = torch.nn.Linear(1, 1)

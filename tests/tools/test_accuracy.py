@@ -83,7 +83,7 @@ def suite(tmp_path: Path) -> Path:
         ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
         ("tune = dict(key='loss_weight', values=[1])", 'at least two values'),
         ("tune = dict(key='loss_weight', values=[2, 1])", 'values that ascend'),
-        ('learner = 1', 'learner; accepted: check, distiller, methods, pretrain, seeds, student, teacher, tune'),
+        ('learner = 1', 'learner; accepted: distiller, methods, pretrain, seeds, student, teacher, tune'),
         ('distiller = dict(losses={})', 'distiller.losses; accepted: other options'),
         ('del methods', 'lacks methods'),
     ],
@@ -143,9 +143,7 @@ class FakeRun:
     configs: dict[str, str] = {}
     starts: set[tuple[str, str | None]] = set()
 
-    def __init__(
-        self, config: str, work_dir: Path, options: dict, environment: dict, check: bool, trainer: str
-    ) -> None:
+    def __init__(self, config: str, work_dir: Path, options: dict, environment: dict, trainer: str) -> None:
         self.work_dir, self.options, self.started = work_dir, options, (trainer, environment.get('MMKD_KEPT_TEACHER'))
         assert (TOOLS / trainer).is_file()
         self.checkpoint = work_dir / 'iter_1.pth'

@@ -49,15 +49,13 @@ def test_a_finished_run_is_not_trained_again_and_another_config_is_refused(exper
     calls = []
 
     def call(self, script, arguments, *rest):
-        calls.append((script, '--no-check' in arguments))
+        calls.append(script)
 
     monkeypatch.setattr(experiment.Run, '_call', call)
     run = experiment.Run(str(config), tmp_path / 'work', {'x': 2})
     run.train()
     run.train()
-    assert calls == [('train.py', False)]
-    experiment.Run(str(config), tmp_path / 'unchecked', check=False).train()
-    assert calls[1:] == [('train.py', True)]
+    assert calls == ['train.py']
     with pytest.raises(experiment.RunFailed, match='another version'):
         experiment.Run(str(config), tmp_path / 'work', {'x': 3}).train()
     config.write_text(config.read_text().replace('val.txt', 'other.txt'))

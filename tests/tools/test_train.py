@@ -49,6 +49,12 @@ def test_samplers_that_give_no_indices_are_not_wrapped(train: ModuleType, tmp_pa
     assert cfg.train_dataloader.sampler.type == 'mmkd_graph.SeededSampler'
 
 
+def test_errors_of_reading_and_losses_name_their_images(train: ModuleType, tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    train.make_resumable(cfg)
+    assert {'mmkd_graph.UnreadableImageHook', 'mmkd_graph.NonFiniteLossHook'} <= {x.type for x in cfg.custom_hooks}
+
+
 def test_broken_annotations_stop_a_training_unless_it_is_to_start_all_the_same(
     train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -94,8 +94,6 @@ class Suite:
             ``dict(taps='backbone')``. Configs of their own are left as they are.
         pretrain: config that trains, by the first seed, a detector whose backbone the students' start from; ``None``:
             they start as the student's config says. Configs of their own are left as they are.
-        check: ``False`` trains what ``tools/check.py`` would refuse, such as losses for teachers of the same classes
-            with a teacher of others.
     """
 
     teacher: str
@@ -105,7 +103,6 @@ class Suite:
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     distiller: Mapping[str, Any] | None = None
     pretrain: str | None = None
-    check: bool = True
 
     @classmethod
     def from_file(cls, path: str | Path) -> Suite:
@@ -275,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
         # The splits are read by the evaluation alone.
         never = {'train_cfg.val_interval': 10**9}
         options = {'randomness.seed': seed, **never, **args.cfg_options}
-        return Run(config, args.work_dir / f'{label}-{seed}', options, environment, suite.check, trainer)
+        return Run(config, args.work_dir / f'{label}-{seed}', options, environment, trainer)
 
     def reporter(one: Run) -> Callable[[Progress], None]:
         shown = -1

@@ -4,5 +4,3 @@ teacher = 'configs/demo/retinanet_teacher-half_shapes.py'
 student = 'configs/demo/retinanet_student-half_shapes.py'
 pretrain = 'configs/demo/retinanet_student-half-pretrain_shapes.py'
 methods = dict(refilled=dict(num_classes=3))
-# Most of them ask for a teacher of the same classes.
-check = False
