@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import re
 import subprocess
 import sys
 import time
@@ -18,6 +17,11 @@ from typing import Any, NoReturn
 if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmkd_graph.engine.interrupts import exit_at_signals
+
+if Path(__file__).resolve().parent in Path(sys.argv[0]).resolve().parents:  # imported by a program of this folder
+    exit_at_signals()
+
 import torch.distributed as dist
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
@@ -25,7 +29,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmkd_graph.checkpoints import allow_logs
+from mmkd_graph.checkpoints import TRUST, allow_logs, trust_files
+from mmkd_graph.engine.resuming import is_address
 from mmkd_graph.registry import type_name
 
 # What each launcher calls rank, number of processes, rank on the node; torchrun's names are torch's own.
@@ -59,6 +64,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--launcher', choices=['none', *RANK_VARIABLES], default='none', help='who starts the processes'
     )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help=f'read checkpoint files whatever is in them, code too; as the environment variable {TRUST}=1',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
@@ -84,6 +94,8 @@ def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config``, put ``--cfg-options``, ``--launcher`` and ``--work-dir`` over it."""
+    if args.trust:
+        trust_files()
     import_yapf()
     if not Path(args.config).is_file():
         fail(f'no config file {args.config!r}')
@@ -106,11 +118,6 @@ def check_checkpoint(path: str, option: str) -> None:
     """End the program if ``path`` names a local file that is not there; addresses are left to mmengine."""
     if not is_address(path) and not Path(path).exists():
         fail(f'{option}: no checkpoint file {path!r}')
-
-
-def is_address(path: str) -> bool:
-    """Whether ``path`` is anything else than a local file: a URL, or a scheme of mmengine's."""
-    return re.match(r'[\w-]+:', path) is not None
 
 
 def is_first_process(cfg: Config) -> bool:

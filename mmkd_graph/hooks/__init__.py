@@ -1,5 +1,6 @@
 """Hooks around the training of a distilled detector."""
 
+from .due_validation_hook import DueValidationHook
 from .graph_pictures_hook import GraphPicturesHook
 from .iteration_seed_hook import IterationSeedHook
 from .loss_schedule_hook import LossScheduleHook
@@ -9,6 +10,7 @@ from .student_export_hook import StudentExportHook
 from .training_check_hook import TrainingCheckHook
 
 __all__ = [
+    'DueValidationHook',
     'GraphPicturesHook',
     'IterationSeedHook',
     'LossScheduleHook',
