@@ -1,24 +1,29 @@
-"""Checkpoint files: read as weights only, looked through before a run goes on from them, written whole or not."""
+"""Checkpoint files: read as weights only, looked through before they are used, written whole or not."""
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import io
 import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePath, PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.optim.scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
+
+TRUST = 'MMKD_TRUST_CHECKPOINTS'
+"""Environment variable: set to 1, checkpoint files are read whatever is in them. ``--trust`` of the tools sets it."""
 
 _FORCE, _FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _PARTIAL = '.{}.part'
@@ -38,22 +43,53 @@ def _history_method(owner: type, name: str) -> Any:
 
 
 def _harmless() -> list[Any]:
-    """Classes beside tensors and plain containers that mmengine's checkpoints are made of: logs and NumPy's numbers."""
+    """Classes beside tensors that mmengine's checkpoints are made of: logs, configs, containers, NumPy's numbers.
+
+    To make one of them from whatever arguments does nothing but that.
+    """
     numpy = [
         (maker, f'numpy.{module}.multiarray.{maker.__name__}')
         for maker in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])  # _reconstruct, scalar
         for module in ('core', '_core')  # before NumPy 2 and since
     ]
-    dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'uint32', 'float32', 'float64')}
+    numbers = np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?US'
+    paths = [
+        (PosixPath if kind == 'PosixPath' and PosixPath is type(Path()) else pure, f'{module}.{kind}')
+        for kind, pure in (
+            ('PosixPath', PurePosixPath),
+            ('PurePosixPath', PurePosixPath),
+            ('WindowsPath', PureWindowsPath),
+            ('PureWindowsPath', PureWindowsPath),
+            ('PurePath', PurePath),
+        )
+        for module in ('pathlib', 'pathlib._local')  # the latter in Python 3.13
+    ]
+    containers = [range, slice, frozenset, argparse.Namespace]
+    times = [datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone]
     return [
         HistoryBuffer,
         OneCycleParamScheduler,
+        ConfigDict,
         np.ndarray,
         np.dtype,
-        *dtypes,
+        *{type(np.dtype(code)) for code in numbers},
         *numpy,
+        *paths,
+        *containers,
+        *times,
         (_history_method, 'builtins.getattr'),
     ]
+
+
+def trust_files() -> None:
+    """Let this process and its children read checkpoint files whatever is in them, from here on."""
+    os.environ[TRUST] = os.environ[_FORBID] = '1'
+    os.environ.pop(_FORCE, None)
+
+
+def are_trusted() -> bool:
+    """Whether checkpoint files are read whatever is in them."""
+    return os.environ.get(TRUST, '0') not in ('', '0')
 
 
 @contextmanager
@@ -61,8 +97,8 @@ def weights_only() -> Iterator[None]:
     """Let ``torch.load``, whoever calls it inside, refuse everything but tensors, plain containers and mmengine's logs.
 
     A pickle can run any code while it is read. mmengine loads with ``weights_only=True`` at best as a first try, and
-    reads without it what that refuses. torch before 2.6 can not be told which classes are harmless: there, files are
-    read as mmengine does, and a message says so once.
+    reads without it what that refuses. torch before 2.6 cannot be told which classes are harmless: there, files are
+    read as mmengine does, and a message says so once. After :func:`trust_files` nothing is refused.
 
     Raises:
         pickle.UnpicklingError: in the body, by ``torch.load``.
@@ -79,9 +115,13 @@ def weights_only() -> Iterator[None]:
         ...         print('refused')
         refused
     """
+    if are_trusted():
+        trust_files()
+        yield
+        return
     if not _CAN_ALLOW:
         _say_once(
-            f'torch {torch.__version__} can not read these checkpoints as weights only: reading one may run code that '
+            f'torch {torch.__version__} cannot read these checkpoints as weights only: reading one may run code that '
             'is in it. Use files of people you trust, or torch 2.6 or newer.'
         )
         yield
@@ -104,8 +144,10 @@ def allow_logs() -> None:
     """Let ``torch.load(weights_only=True)`` read mmengine's own checkpoints from here on.
 
     Since torch 2.6 that is what ``torch.load`` does by default, and what upstream mmengine 0.10.7 calls when it
-    resumes or tests: without this it would refuse the checkpoints that it wrote.
+    resumes or tests: without this it would refuse the checkpoints that it wrote. Where files are trusted, it reads all.
     """
+    if are_trusted():
+        trust_files()
     if _CAN_ALLOW:
         torch.serialization.add_safe_globals(_harmless())
 
@@ -127,111 +169,53 @@ def damage(path: str | os.PathLike[str]) -> str | None:
     Args:
         path: local file, written by torch 1.6 or newer.
     """
+    if Path(path).is_dir():
+        return 'it is a folder'
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except OSError as error:
-        return f'it can not be read ({error.strerror or error})'
+        return f'it cannot be read ({error.strerror or error})'
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
         size = os.path.getsize(path)
         return 'it is empty' if size == 0 else f'it is cut off or no checkpoint ({size} bytes)'
     return f'its contents are damaged ({broken})' if broken else None
 
 
-@dataclass(frozen=True)
-class ResumePoint:
-    """A checkpoint that was found whole.
+def not_weights(path: str | os.PathLike[str]) -> str | None:
+    """Why a local file cannot be loaded as weights, in words; None if it can.
 
-    Attributes:
-        path: the file.
-        iteration: iterations done.
-        seed: the seed of the run.
-        complete: whether it holds everything that a training needs to go on, the optimizer's state too.
-    """
-
-    path: Path
-    iteration: int
-    seed: int | None
-    complete: bool
-
-
-def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
-    """Look through a training checkpoint.
+    Nothing in the file is run. What :func:`trust_files` was called for is not looked at.
 
     Args:
-        path: local file.
-
-    Raises:
-        ValueError: if the file is damaged, is no training checkpoint of mmengine, or holds more than weights and logs.
+        path: a checkpoint, or weights alone, of any age.
     """
     path = Path(path)
-    if reason := damage(path):
-        raise ValueError(f'{path}: {reason}')
+    if not path.exists():
+        return 'there is no such file'
+    if path.is_dir():
+        return 'it is a folder'
+    if are_trusted():
+        return None
     try:
         with weights_only():
-            content = torch.load(path, map_location='cpu', mmap=True)
+            torch.load(path, map_location='cpu', mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # pickle errors have no common base
-        raise ValueError(f'{path}: {refusal(error)}') from error
-    meta = content.get('meta') if isinstance(content, Mapping) else None
-    if not isinstance(meta, Mapping) or 'iter' not in meta or 'state_dict' not in content:
-        raise ValueError(f'{path}: it is no training checkpoint of mmengine (no meta.iter, no state_dict)')
-    complete = {'message_hub', 'optimizer'} <= set(content)
-    return ResumePoint(path, int(meta['iter']), meta.get('seed'), complete)
+        reason = refusal(error)
+        if 'more than weights' not in reason:
+            return damage(path) or f'it is no checkpoint ({reason})'
+        return f'{reason}; reading it can run code that is in it. If you trust the file: --trust, or {TRUST}=1'
+    return None
 
 
 def refusal(error: BaseException) -> str:
     """Why ``torch.load`` refused a file, without its page of advice."""
     while isinstance(error.__context__, UnpicklingError):  # mmengine tried again, with less allowed than at first
         error = error.__context__
-    found = re.search(r'GLOBAL ([\w.]+)', str(error))
-    return f'it holds more than weights ({found[1]})' if found else str(error).strip().splitlines()[0]
-
-
-def named_checkpoint(work_dir: str | os.PathLike[str]) -> str:
-    """What mmengine's ``last_checkpoint`` in a work dir names, a path or an address; empty if there is none."""
-    pointer = Path(work_dir, 'last_checkpoint')
-    return pointer.read_text(errors='replace').strip('\0 \n') if pointer.is_file() else ''
-
-
-def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[ResumePoint | None, list[str]]:
-    """The checkpoint that a run in ``work_dir`` goes on from: the last one, or the newest that is whole.
-
-    Args:
-        work_dir: folder with mmengine's ``last_checkpoint``.
-
-    Returns:
-        The checkpoint, None if there is none; and what is wrong with each newer file that was passed over.
-    """
-    work_dir, refused = Path(work_dir), []
-    folder, tried = work_dir, set()
-    pointer = work_dir / 'last_checkpoint'
-    candidates = []
-    if pointer.is_file():
-        named = Path(named_checkpoint(work_dir))
-        if not named.name:
-            refused.append(f'{pointer} is empty')
-        # a work dir may have been moved
-        elif last := next((path for path in (named, work_dir / named.name) if path.exists()), None):
-            candidates, folder = [last], last.parent
-        else:
-            refused.append(f'{named}, named in {pointer}, is not there')
-    others = sorted(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in [*candidates, *others]:
-        if path.resolve() in tried:
-            continue
-        tried.add(path.resolve())
-        if path.is_dir():  # sharded, written by a strategy of mmengine's FlexibleRunner
-            return ResumePoint(path, 0, None, True), refused
-        try:
-            point = read_resume_point(path)
-        except ValueError as error:
-            # exported weights beside the checkpoints are not passed over but were never meant
-            if path in candidates or damage(path):
-                refused.append(str(error))
-            continue
-        if path in candidates or point.complete:
-            return point, refused
-    return None, refused
+    found = re.search(r'GLOBAL ([\w.]+)|function (\w+)|[Bb]locked module: (\w+)', str(error))
+    if found:
+        return f'it holds more than weights ({next(filter(None, found.groups()))})'
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # ---------------------------------------------------------------- writing

@@ -16,6 +16,7 @@ from mmengine.utils import get_object_from_string
 from mmkd_graph.checkpoints import save_whole, write_whole
 from mmkd_graph.datasets.metainfo import common_metainfo
 from mmkd_graph.distillers.teacher import resolve_model_config
+from mmkd_graph.plain import plain
 from mmkd_graph.registry import type_name
 
 _OURS = 'mmkd_graph'
@@ -94,7 +95,9 @@ def export_student(checkpoint: Mapping[str, Any], cfg: Config, path: str | Path)
     meta = {key: known[key] for key in ('epoch', 'iter') if key in known}
     meta.update(cfg=text, mmengine_version=mmengine.__version__)
     if known.get('dataset_meta') is not None:
-        meta['dataset_meta'] = _plain_values(common_metainfo(known['dataset_meta']))
+        of_data = plain(common_metainfo(known['dataset_meta']))
+        # arrays as lists: mmdet reads those as weights only, whatever its version
+        meta['dataset_meta'] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in of_data.items()}
     save_whole(dict(state_dict=state, meta=meta), path)
     write_whole(text.encode(), beside)
     return beside
@@ -138,14 +141,3 @@ def _as_text(value: Any) -> Any:
     if get_object_from_string(path) is not value:  # a module that is hidden by a function of its name
         path = f'{path.split(".")[0]}.{value.__name__}'
     return path
-
-
-def _plain_values(value: Any) -> Any:
-    """Dicts, lists, tuples, texts and numbers alone."""
-    if isinstance(value, Mapping):
-        return {key: _plain_values(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain_values, value))
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return value if value is None or type(value) in (bool, int, float, str) else str(value)

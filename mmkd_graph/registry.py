@@ -18,7 +18,8 @@ if missing := [name for name in ('mmengine', 'mmcv', 'mmdet') if find_spec(name)
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import Registry
+from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
+from mmengine.registry import Registry, build_runner_from_cfg
 
 MODELS = Registry(
     'model',
@@ -29,6 +30,13 @@ MODELS = Registry(
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd_graph', locations=['mmkd_graph.hooks'])
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmkd_graph', locations=['mmkd_graph.datasets.seeding']
+)
+RUNNERS = Registry(
+    'runner',
+    build_func=build_runner_from_cfg,
+    parent=MMENGINE_RUNNERS,
+    scope='mmkd_graph',
+    locations=['mmkd_graph.engine.runner'],
 )
 
 

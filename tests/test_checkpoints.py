@@ -15,15 +15,17 @@ from mmengine.optim import OneCycleLR
 from mmengine.optim.scheduler import OneCycleParamScheduler
 
 from mmkd_graph.checkpoints import (
+    TRUST,
     allow_logs,
     damage,
-    find_resume_point,
-    read_resume_point,
+    not_weights,
     remove_partial,
     save_whole,
+    trust_files,
     weights_only,
     write_whole,
 )
+from mmkd_graph.engine.resuming import find_resume_point, find_start, read_resume_point
 
 
 class Evil:
@@ -148,6 +150,73 @@ def test_what_a_run_goes_on_from(tmp_path: Path) -> None:
     point, refused = find_resume_point(tmp_path)
     assert point.path.name == 'iter_1.pth'
     assert [Path(reason.split(':')[0]).name for reason in refused] == ['iter_3.pth', 'iter_2.pth']
+
+
+@pytest.mark.parametrize(
+    ('pointer', 'words'),
+    [
+        ('folder', 'it is a folder'),
+        (b'\x80\x02\x00', 'it names no file'),
+        (b'ab:\x00\x01', 'it names no file'),
+        (b'a' * 300, 'is not there'),
+        (b'a' * 5000, 'it names no file'),
+        (b'epochs', 'epochs: it is a folder'),
+        (b'student.pth', 'it holds weights without optimizer'),
+        (b'noise', 'it is cut off or no checkpoint'),
+    ],
+)
+def test_what_is_no_checkpoint_does_not_keep_a_whole_one_from_being_found(
+    pointer: str | bytes, words: str, tmp_path: Path
+) -> None:
+    save_whole(checkpoint(4), tmp_path / 'iter_4.pth')
+    (tmp_path / 'epochs').mkdir()
+    (tmp_path / 'iter_5.pth').mkdir()
+    (tmp_path / 'iter_6.pth').symlink_to(tmp_path / 'gone')
+    (tmp_path / 'noise').write_bytes(bytes(range(256)))
+    save_whole(dict(state_dict={}, meta=dict(iter=9)), tmp_path / 'student.pth')
+    last = tmp_path / 'last_checkpoint'
+    last.mkdir() if pointer == 'folder' else last.write_bytes(pointer)
+    point, refused = find_resume_point(tmp_path)
+    assert point.iteration == 4
+    assert len(refused) == 1 and words in refused[0]
+
+
+def test_a_folder_is_resumed_where_a_runner_reads_folders(tmp_path: Path) -> None:
+    """Sharded checkpoints, written by a strategy of mmengine's ``FlexibleRunner``."""
+    folder = tmp_path / 'iter_10.pth'
+    folder.mkdir()
+    (tmp_path / 'last_checkpoint').write_text(str(folder))
+    for load_from, resume in ((str(folder), True), (None, 'auto')):
+        start = find_start(tmp_path, load_from, resume, sharded=True)
+        assert (start.path, start.resume, start.error) == (str(folder), True, '')
+        start = find_start(tmp_path, load_from, resume, sharded=False)
+        assert 'it is a folder' in start.error
+    assert 'no checkpoint file' in find_start(tmp_path, str(tmp_path / 'iter_20.pth'), True, sharded=True).error
+
+
+def test_a_checkpoint_on_a_remote_storage_is_left_to_mmengine(tmp_path: Path) -> None:
+    """It cannot be looked through here, and it is not missing."""
+    address = 's3://bucket/run/epoch_3.pth'
+    assert find_start(tmp_path, address, True, sharded=False).path == address
+    (tmp_path / 'last_checkpoint').write_text(address)
+    start = find_start(tmp_path, 'weights.pth', 'auto', sharded=False)
+    assert start.resume is True and start.path == address
+
+
+def test_weights_of_any_age_are_taken_and_code_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(dict(state_dict=dict(w=torch.ones(2))), tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    save_whole(checkpoint(), tmp_path / 'new.pth')
+    torch.save(checkpoint(evil=Evil(tmp_path / 'made')), tmp_path / 'evil.pth')
+    assert not_weights(tmp_path / 'old.pth') is None and not_weights(tmp_path / 'new.pth') is None
+    assert 'mkdir); reading it can run code' in not_weights(tmp_path / 'evil.pth')
+    assert not (tmp_path / 'made').exists()
+    for name in (TRUST, 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
+        monkeypatch.setenv(name, '0')
+    trust_files()
+    assert not_weights(tmp_path / 'evil.pth') is None
+    with weights_only():
+        torch.load(tmp_path / 'evil.pth')
+    assert (tmp_path / 'made').exists()
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

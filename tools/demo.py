@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiment import Progress, Run, RunFailed
+from experiment import Progress, Run, RunFailed, interruptible
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / 'configs' / 'demo'
@@ -120,9 +120,6 @@ def main() -> int:
     except RunFailed as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print('\nInterrupted; the same command goes on from the last checkpoint.', file=sys.stderr)
-        return 130
 
     stages.begin('results')
     lines = ['| model | parameters | AP | AP50 | seconds per iteration |', '|---|---:|---:|---:|---:|']
@@ -136,4 +133,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with interruptible():
+        sys.exit(main())

@@ -15,7 +15,7 @@ config=$1 gpus=$2
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "dist_train.sh: GPUS should be a number, not '$gpus'" >&2; usage; }
 [[ -f $config ]] || { echo "dist_train.sh: no config file '$config'" >&2; exit 2; }
 
-exec "${PYTHON:-python}" -m torch.distributed.run \
+exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/torchrun.py" \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

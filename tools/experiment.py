@@ -9,13 +9,24 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmkd_graph.engine.interrupts import ended_by_signals, exit_at_signals
+
+if Path(__file__).resolve().parent in Path(sys.argv[0]).resolve().parents:  # imported by a program of this folder
+    exit_at_signals()
 
 from mmengine.config import Config
 
@@ -32,6 +43,27 @@ _MEMORY = {
     'MALLOC_TRIM_THRESHOLD_': str(8 << 30),
     'MALLOC_TOP_PAD_': str(256 << 20),
 }
+
+
+_LAST_WORDS = 60.0
+"""Seconds that a process is given to end by itself when it is told to."""
+
+_children: set[subprocess.Popen] = set()
+_ending = False
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end this program and the trainings and evaluations that it has started, in all threads."""
+    with ended_by_signals(lambda: 'the same command goes on from the last checkpoints', _end_children):
+        yield
+
+
+def _end_children() -> None:
+    global _ending
+    _ending = True
+    for process in list(_children):
+        process.terminate()
 
 
 class RunFailed(RuntimeError):
@@ -54,7 +86,7 @@ class Run:
     Args:
         config: config file.
         work_dir: folder of its logs and checkpoints.
-        options: ``--cfg-options`` on top of the file.
+        options: settings on top of the file, with keys as in ``--cfg-options``.
         environment: extra environment variables of the processes.
         trainer: the program below ``tools/`` that trains.
     """
@@ -78,7 +110,7 @@ class Run:
         """
         self._claim()
         if not (self.work_dir / 'trained').exists():
-            arguments = [self.config, '--work-dir', str(self.work_dir), '--resume']
+            arguments = ['--work-dir', str(self.work_dir), '--resume']
             self._call(self.trainer, arguments, _TRAIN_LINE, report, self.options)
             (self.work_dir / 'trained').touch()
 
@@ -95,7 +127,7 @@ class Run:
         result = self.work_dir / f'metrics-{split}.json'
         if not result.exists():
             folder = self.work_dir / split
-            arguments = [self.config, str(self.checkpoint), '--work-dir', str(folder)]
+            arguments = [str(self.checkpoint), '--work-dir', str(folder)]
             options = dict(self.options)
             if split == 'val':
                 options |= self._val_as_test()
@@ -115,9 +147,7 @@ class Run:
         return [json.loads(line) for path in files for line in path.read_text().splitlines()]
 
     def _resolved(self) -> Config:
-        config = Config.fromfile(self.config)
-        config.merge_from_dict(dict(self.options))
-        return config
+        return resolved(self.config, self.options)
 
     def _claim(self) -> None:
         """Refuse to go on in a folder that was started with another config."""
@@ -147,21 +177,26 @@ class Run:
         report: Callable[[Progress], None],
         options: Mapping[str, Any],
     ) -> None:
-        command = [sys.executable, str(TOOLS / script), *arguments]
+        config = self.config
         if options:
-            command += ['--cfg-options', *(f'{key}={_literal(value)}' for key, value in options.items())]
+            config = write_config(config, options, self.work_dir / 'configs' / Path(script).stem)
+        command = [sys.executable, str(TOOLS / script), str(config), *arguments]
         log = self.work_dir / f'{Path(script).stem}.log'
         with log.open('a') as sink:
-            sink.write(f'$ {" ".join(command)}\n')
+            sink.write(f'$ {shlex.join(command)}\n')
             sink.flush()
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env={**_MEMORY, **os.environ, **self.environment},
-            )
+            process = None
             try:
+                process = subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    env={**_MEMORY, **os.environ, **self.environment},
+                )
+                _children.add(process)
+                if _ending:  # in another thread than the one that was interrupted
+                    process.terminate()
                 for line in process.stdout:
                     sink.write(line)
                     sink.flush()
@@ -169,16 +204,42 @@ class Run:
                         report(Progress(int(match['done']), int(match['total']), match['eta']))
                 code = process.wait()
             except BaseException:
-                process.terminate()
-                process.wait()
+                if process is not None:
+                    sink.write(_end(process))
                 raise
+            finally:
+                _children.discard(process)
         if code:
             tail = ''.join(log.read_text().splitlines(keepends=True)[-12:])
             raise RunFailed(f'{script} of {self.config} ended with exit code {code}; its log is {log}:\n{tail}')
 
 
-def _literal(value: Any) -> str:
-    return str(value).replace(' ', '') if isinstance(value, (list, tuple)) else str(value)
+def resolved(config: str | Path, options: Mapping[str, Any]) -> Config:
+    """A config with settings on top of it."""
+    content = Config.fromfile(config)
+    content.merge_from_dict(dict(options))
+    return content
+
+
+def write_config(config: str | Path, options: Mapping[str, Any], folder: Path) -> Path:
+    """Write a config with settings on top of it, under its own name.
+
+    ``--cfg-options`` cannot be told of a path with a blank or a comma in it.
+    """
+    path = folder / Path(config).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, resolved(config, options).pretty_text)
+    return path
+
+
+def _end(process: subprocess.Popen) -> str:
+    """End a process, and return what it still had to say."""
+    process.terminate()
+    try:
+        return process.communicate(timeout=_LAST_WORDS)[0] or ''
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0] or ''
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import datetime
 import os
-import re
 import subprocess
 import sys
 import time
@@ -21,6 +20,11 @@ if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
 
 from quiet import without_optional_parts
 
+from mmkd_graph.engine.interrupts import exit_at_signals
+
+if Path(__file__).resolve().parent in Path(sys.argv[0]).resolve().parents:  # imported by a program of this folder
+    exit_at_signals()
+
 with without_optional_parts():
     import mmdet.datasets  # noqa: F401
     import torch.distributed as dist
@@ -31,7 +35,9 @@ with without_optional_parts():
     from mmengine.runner import Runner
 
     from mmkd_graph.checking.origins import config_error
-    from mmkd_graph.checkpoints import allow_logs
+    from mmkd_graph.checkpoints import TRUST, allow_logs, trust_files
+    from mmkd_graph.engine.errors import NotStarted
+    from mmkd_graph.engine.resuming import is_address
     from mmkd_graph.registry import type_name
 
 # What each launcher calls rank, number of processes, rank on the node; torchrun's names are torch's own.
@@ -72,6 +78,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--traceback', action='store_true', help='where the config is wrong, show where that was noticed as well'
     )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help=f'read checkpoint files whatever is in them, code too; as the environment variable {TRUST}=1',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
@@ -97,6 +108,8 @@ def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config``, put ``--cfg-options``, ``--launcher`` and ``--work-dir`` over it."""
+    if args.trust:
+        trust_files()
     import_yapf()
     if not Path(args.config).is_file():
         fail(f'no config file {args.config!r}')
@@ -133,11 +146,6 @@ def check_checkpoint(path: str, option: str) -> None:
         fail(f'{option}: no checkpoint file {path!r}')
 
 
-def is_address(path: str) -> bool:
-    """Whether ``path`` is anything else than a local file: a URL, or a scheme of mmengine's."""
-    return re.match(r'[\w-]+:', path) is not None
-
-
 def is_first_process(cfg: Config) -> bool:
     """Whether this is the only process, or the one of rank 0, by what the launcher left in the environment."""
     return cfg.launcher == 'none' or os.environ.get(RANK_VARIABLES[cfg.launcher][0], '0') == '0'
@@ -153,6 +161,8 @@ def config_errors(cfg: Config, args: argparse.Namespace) -> Iterator[None]:
     """End with one line that names the config key where something of ``cfg`` cannot be built, or a hook refuses it."""
     try:
         yield
+    except NotStarted:  # in words of its own
+        raise
     except Exception as error:  # whatever a constructor raises
         line = None if args.traceback else config_error(error, cfg)
         if line is None:

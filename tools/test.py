@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch import add_options, build_runner, fail, leave_processes, load_config
+from launch import add_options, build_runner, config_errors, fail, leave_processes, load_config
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
@@ -19,6 +19,7 @@ from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
 
 from mmkd_graph.distillers.weights import read_checkpoint
+from mmkd_graph.engine.interrupts import ended_by_signals
 from mmkd_graph.export import student_model
 
 
@@ -109,6 +110,11 @@ def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         fail(f'--out: {args.out!r} should end in .pkl or .pickle')
+    with ended_by_signals():
+        test(args)
+
+
+def test(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_checkpoint(cfg, args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False  # a config that a resumed training left says resume=True
@@ -124,7 +130,8 @@ def main() -> None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     if not is_main_process():
         keep_metrics_to_first(runner)
-    runner.test()
+    with config_errors(cfg, args):
+        runner.test()
     leave_processes()
 
 

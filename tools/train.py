@@ -6,18 +6,14 @@ A killed training goes on with ``--resume`` as if nothing had happened; see docs
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
-from pathlib import Path
 
 from launch import (
     add_options,
     build_runner,
     check_checkpoint,
-    class_name,
     config_errors,
     fail,
-    is_address,
     is_first_process,
     leave_processes,
     load_config,
@@ -27,11 +23,20 @@ from mmengine.config import Config
 
 from mmkd_graph.checking import CheckFailed
 from mmkd_graph.checking.findings import one_line
-from mmkd_graph.checkpoints import find_resume_point, named_checkpoint, read_resume_point
-from mmkd_graph.datasets.annotations import ERROR, check_datasets
 from mmkd_graph.datasets.reading import UnreadableImage
+from mmkd_graph.engine.errors import NotStarted, WrongInput
+from mmkd_graph.engine.guards import check_data, check_weights, guard
+from mmkd_graph.engine.interrupts import (
+    command_to_go_on,
+    ended_by_signals,
+    hidden_cause,
+    is_worker_death,
+    raise_pending,
+)
+from mmkd_graph.engine.resuming import find_resume_point, find_start, is_address, named_checkpoint
+from mmkd_graph.engine.runner import CANNOT_WRITE
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RUNNER = 'mmkd_graph.TrainingRunner'
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,11 +54,7 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from this checkpoint; without a value, from the last whole one in the work dir, if there is one',
     )
-    parser.add_argument(
-        '--no-check',
-        action='store_true',
-        help='start even if the look through the annotations or TrainingCheckHook would stop it',
-    )
+    parser.add_argument('--no-check', action='store_true', help='start even if TrainingCheckHook would stop it')
     add_options(parser)
     return parser.parse_args()
 
@@ -68,112 +69,80 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         if not {'enable', 'base_batch_size'} <= set(cfg.get('auto_scale_lr', ())):
             fail('--auto-scale-lr: the config lacks auto_scale_lr = dict(enable=…, base_batch_size=…)')
         cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        resume(cfg, args.resume)
-    elif cfg.get('resume'):
-        resume(cfg, cfg.get('load_from') or 'auto')
+    if args.resume == 'auto':
+        cfg.resume = 'auto'
+    elif args.resume is not None:
+        check_checkpoint(args.resume, '--resume')
+        cfg.resume, cfg.load_from = True, args.resume
 
 
-def resume(cfg: Config, checkpoint: str) -> None:
-    """Let ``cfg`` go on from a checkpoint that was looked through; from the last whole one if it is ``'auto'``."""
-    if checkpoint == 'auto' and is_address(named := named_checkpoint(cfg.work_dir)):
-        checkpoint = named  # on a remote storage, which is left to mmengine
-    if checkpoint != 'auto':
-        check_checkpoint(checkpoint, '--resume')
-        cfg.resume, cfg.load_from = True, checkpoint
-        if is_address(checkpoint) or Path(checkpoint).is_dir():  # a folder: sharded
-            return
-        try:
-            point = read_resume_point(checkpoint)
-        except ValueError as error:
-            fail(f'--resume: {error}')
-    else:
-        point, refused = find_resume_point(cfg.work_dir)
-        if is_first_process(cfg):
-            for reason in refused:
-                say(f'--resume: passed over {reason}')
-        if point is None and refused:
-            fail(
-                f'--resume: no whole checkpoint is left in {cfg.work_dir}; accepted: --resume CHECKPOINT with one from '
-                'elsewhere, or another --work-dir to start anew'
-            )
-        # With nothing to go on from, a config's own load_from counts: a requeued job has one command line.
-        cfg.resume = point is not None
-        if point is None:
-            return
-        cfg.load_from = str(point.path)
-    if point.seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
+def guard_other_runner(cfg: Config) -> None:
+    """Do for another runner that the config names what ``TrainingRunner`` does by itself, as far as it can be done.
+
+    Raises:
+        NotStarted: if the training cannot be started.
+    """
+    guard(cfg)
+    start = find_start(cfg.work_dir, cfg.get('load_from'), cfg.get('resume', False), sharded=True)
+    if is_first_process(cfg):
+        for reason in start.passed_over:
+            say(f'--resume: passed over {reason}')
+    if start.error:
+        raise WrongInput(start.error)
+    cfg.load_from, cfg.resume = start.path, start.resume
+    if start.seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
         # mmengine takes over the seed of a checkpoint only after the data loader has been built with another one
-        cfg.randomness = dict(cfg.get('randomness') or {}, seed=point.seed)
-
-
-def make_resumable(cfg: Config) -> None:
-    """Put this package's sampler, checkpoint hook and guards around what the config asks for."""
-    loader = cfg.get('train_dataloader') or {}
-    # TrackImgSampler gives pairs (video, frame), and its batch sampler asks for that very class
-    if loader.get('sampler') and class_name(loader.sampler) not in ('SeededSampler', 'TrackImgSampler'):
-        loader.sampler = dict(type='mmkd_graph.SeededSampler', sampler=loader.sampler)
-    hooks = dict(cfg.get('default_hooks') or {})
-    checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
-    if checkpoint is not None and class_name(checkpoint) == 'CheckpointHook':
-        cfg.default_hooks = dict(hooks, checkpoint=dict(checkpoint, type='mmkd_graph.SafeCheckpointHook'))
-    custom = list(cfg.get('custom_hooks') or [])
-    there = {class_name(hook) for hook in custom if isinstance(hook, dict)}
-    wanted = ('IterationSeedHook', 'NonFiniteLossHook', 'UnreadableImageHook')
-    cfg.custom_hooks = custom + [dict(type=f'mmkd_graph.{name}') for name in wanted if name not in there]
-
-
-def check_start(cfg: Config) -> None:
-    """Let a distillation be looked at before its first iteration."""
-    custom = list(cfg.get('custom_hooks') or [])
-    if class_name(cfg.model) == 'GraphDistiller' and 'TrainingCheckHook' not in map(class_name, custom):
-        cfg.custom_hooks = [*custom, dict(type='mmkd_graph.TrainingCheckHook')]
-
-
-def check_data(cfg: Config, fatal: bool) -> None:
-    """Say what is wrong with the data sets and what is left out of them; end if they can not be trained on."""
-    if not is_first_process(cfg):
-        return
-    problems = check_datasets(cfg)
-    for problem in problems:
-        say(f'{problem.severity}: {problem}')
-    errors = [problem for problem in problems if problem.severity == ERROR]
-    if errors and fatal:
-        fail(f'the data sets have {len(errors)} errors, of which the first is: {errors[0]}')
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=start.seed)
+    if is_first_process(cfg):
+        check_weights(start)
+        check_data(cfg, say)
 
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
-    apply_options(cfg, args)
-    make_resumable(cfg)
-    check_data(cfg, fatal=not args.no_check)
-    if not args.no_check:
-        check_start(cfg)
+    with ended_by_signals(command_to_go_on):
+        cfg = load_config(args)
+        apply_options(cfg, args)
+        if args.no_check:
+            cfg.training_check = False
+        try:
+            train(cfg, args)
+        except Exception as error:
+            raise_pending()
+            end(hidden_cause(error), cfg)
+        leave_processes()
+
+
+def train(cfg: Config, args: argparse.Namespace) -> None:
+    if cfg.setdefault('runner_type', RUNNER) != RUNNER:
+        guard_other_runner(cfg)
     runner = build_runner(cfg, args)
-    try:
-        with config_errors(cfg, args):
-            runner.train()
-    except CheckFailed as error:
-        stop_unstarted(error, cfg)
-    except FloatingPointError as error:
+    with config_errors(cfg, args):
+        runner.train()
+
+
+def end(error: BaseException, cfg: Config) -> None:
+    """End with a line for what is known to go wrong; raise what is not."""
+    if isinstance(error, NotStarted):
+        if is_first_process(cfg):
+            say(f'error: {error}')
+        sys.exit(error.code)
+    if isinstance(error, CheckFailed):
+        if is_first_process(cfg):
+            for failure in error.failures:
+                say(str(failure))
+            say('error: the training was not started; tools/check.py tells more, --no-check starts it all the same')
+        sys.exit(1)
+    if isinstance(error, FloatingPointError):
         stop(str(error), cfg)
-    except UnreadableImage as error:
+    if isinstance(error, UnreadableImage):
         stop(one_line(error), cfg)
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
+    if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
         stop(f'no space is left on the disk, or it is not allowed: {error}', cfg)
-    leave_processes()
-
-
-def stop_unstarted(error: CheckFailed, cfg: Config) -> None:
-    """End with what the check found and exit code 1."""
-    if is_first_process(cfg):
-        for failure in error.failures:
-            say(str(failure))
-        say('error: the training was not started; tools/check.py tells more, --no-check starts it all the same')
-    sys.exit(1)
+    if is_worker_death(error):
+        died = str(error).strip().rstrip('.')
+        stop(f'{died}; often: no memory was left, also in /dev/shm, of which fewer num_workers need less', cfg)
+    raise error
 
 
 def stop(reason: str, cfg: Config) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from mmengine.dist import get_dist_info
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from mmkd_graph.datasets.metainfo import common_metainfo
 from mmkd_graph.datasets.reading import name_images
@@ -38,15 +40,16 @@ def batch_size(loader: DataLoader) -> int:
 def sample_batches(loader: DataLoader, count: int) -> tuple[list[list[int]], Iterator[Any]]:
     """``count`` whole batches as the loader's data set and collation give them, of other images on every rank.
 
-    One process is forked that reads them. Some transforms keep state (cached mosaics, for instance), and this way the
-    state stays as it is here; random generators are put back too.
+    They are read here, from a copy of the data set: some transforms keep state (cached mosaics, for instance), and this
+    way the state stays as it is. Random generators are put back too. No process is forked: a process group has threads,
+    and a child that is forked while one of them holds a lock may wait for that lock for ever.
 
     Args:
         loader: the loader whose data set is read; its sampler is not touched.
         count: number of batches.
 
     Returns:
-        The indices of the images of every batch, and the batches; the process ends when nobody asks for more.
+        The indices of the images of every batch, and the batches.
 
     Raises:
         Exception: while a batch is asked for, whatever reading an image raises.
@@ -57,20 +60,28 @@ def sample_batches(loader: DataLoader, count: int) -> tuple[list[list[int]], Ite
     indices = found[rank::ranks] or found
     # a data set of less than a batch gives the same images again
     indices = [indices[i % len(indices)] for i in range(count * size)]
-    reader = DataLoader(
-        loader.dataset,
-        batch_size=size,
-        sampler=indices,
-        num_workers=1,
-        collate_fn=loader.collate_fn,
-        worker_init_fn=_name_images_here,
-        multiprocessing_context='fork',
-    )
-    with preserved_rng():
-        batches = iter(reader)  # draws the seed of the process
-    return [indices[i : i + size] for i in range(0, len(indices), size)], batches
+    batches = [indices[i : i + size] for i in range(0, len(indices), size)]
+    return batches, _read(loader, batches)
 
 
-def _name_images_here(worker: int) -> None:
-    """In the process that reads, so that the data set stays as it is."""
-    name_images(get_worker_info().dataset)
+def _read(loader: DataLoader, batches: list[list[int]]) -> Iterator[Any]:
+    dataset = _copied(loader.dataset)
+    name_images(dataset)
+    for batch in batches:
+        with preserved_rng():
+            data = loader.collate_fn([dataset[index] for index in batch])
+        yield data
+
+
+def _copied(dataset: Any) -> Any:
+    """A data set whose transforms may change their state; the records of its images are shared."""
+    memo: dict[int, Any] = {}
+    inside = [dataset]
+    while inside:
+        one = inside.pop()
+        for name, value in getattr(one, '__dict__', {}).items():
+            if isinstance(value, np.ndarray) or name == 'cat_img_map':
+                memo[id(value)] = value
+            elif name in ('dataset', 'datasets'):
+                inside += value if isinstance(value, (list, tuple)) else [value]
+    return copy.deepcopy(dataset, memo)

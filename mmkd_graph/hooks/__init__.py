@@ -1,5 +1,6 @@
 """Hooks around the training of a distilled detector."""
 
+from .due_validation_hook import DueValidationHook
 from .graph_pictures_hook import GraphPicturesHook
 from .iteration_seed_hook import IterationSeedHook
 from .loss_schedule_hook import LossScheduleHook
@@ -10,6 +11,7 @@ from .training_check_hook import TrainingCheckHook
 from .unreadable_image_hook import UnreadableImageHook
 
 __all__ = [
+    'DueValidationHook',
     'GraphPicturesHook',
     'IterationSeedHook',
     'LossScheduleHook',

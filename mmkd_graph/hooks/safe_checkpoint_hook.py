@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mmkd_graph.checkpoints import remove_partial
+from mmkd_graph.datasets.metainfo import common_metainfo
+from mmkd_graph.plain import plain
 from mmkd_graph.registry import HOOKS
 
 
@@ -51,6 +53,9 @@ class SafeCheckpointHook(CheckpointHook):
       running statistics are each rank's own), and given back to them when as many processes resume.
     - In the middle of a gradient accumulation, the gradients are saved too (of one process; several warn at the start
       that a resumed run will be near the uninterrupted one, not equal to it).
+    - What is saved beside the weights (``meta``, ``message_hub.runtime_info``) is written as plain values, which can be
+      read back as weights only. The ``dataset_meta`` of a ``ConcatDataset``, a list, becomes what its parts have in
+      common, which mmdet's ``init_detector`` reads; the list itself is in ``meta['dataset_metas']``.
 
     ``tools/train.py`` puts it in the place of ``CheckpointHook``.
 
@@ -66,11 +71,15 @@ class SafeCheckpointHook(CheckpointHook):
         else:
             self._whole = False
         self._buffers: list[dict[str, Tensor]] = []
+        self._told: set[str] = set()
         super().__init__(*args, **kwargs)
 
     def before_train(self, runner: Runner) -> None:
         """Prepare the folder; say when a resumed run will not be exact."""
         super().before_train(runner)
+        if runner.iter and self.last_ckpt is None:
+            # mmengine writes the last checkpoint again when there is a new best one, but forgets it in a resumed run
+            self.last_ckpt = runner._load_from
         if not is_main_process():
             return
         if self._whole and Path(self.out_dir).is_dir():
@@ -153,6 +162,21 @@ class SafeCheckpointHook(CheckpointHook):
         if _is_accumulating(runner):
             gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
             checkpoint['gradients'] = gradients
+        self._make_plain(runner, checkpoint)
+
+    def _make_plain(self, runner: Runner, checkpoint: dict) -> None:
+        as_text: list[str] = []
+        meta = checkpoint['meta'] = plain(checkpoint['meta'], 'meta', as_text)
+        if isinstance(meta.get('dataset_meta'), list):
+            meta['dataset_metas'] = meta['dataset_meta']
+            meta['dataset_meta'] = common_metainfo(meta['dataset_meta'])
+        hub = checkpoint.get('message_hub')
+        if isinstance(hub, dict) and 'runtime_info' in hub:
+            info = plain(hub['runtime_info'], 'message_hub.runtime_info', as_text)
+            checkpoint['message_hub'] = dict(hub, runtime_info=info)
+        if new := [place for place in as_text if place not in self._told]:
+            self._told.update(new)
+            runner.logger.warning(f'saved in checkpoints as text, since it is no plain value: {", ".join(new)}')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put this rank's buffers back, and gradients that wait for their step, if this is a resumed run."""
@@ -168,6 +192,11 @@ class SafeCheckpointHook(CheckpointHook):
             )
         elif others:
             checkpoint['state_dict'].update(others[get_rank()])
+        meta = checkpoint.get('meta', {})
+        if 'dataset_meta' in meta:
+            metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+            if _are_equal(plain(metainfo), meta.get('dataset_metas', meta['dataset_meta'])):
+                meta['dataset_meta'] = metainfo  # mmengine compares the pickles of the two, not what they say
         parameters = dict(_unwrap(runner).named_parameters())
         for name, gradient in checkpoint.get('gradients', {}).items():
             parameters[name].grad = gradient.to(parameters[name])
@@ -179,6 +208,13 @@ def _other_buffers(model: torch.nn.Module) -> list[dict[str, Tensor]]:
     own = {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in names}
     first, *others = all_gather_object(own)
     return [{}, *({name: b for name, b in other.items() if not torch.equal(b, first[name])} for other in others)]
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except (ValueError, RuntimeError):  # arrays in them
+        return False
 
 
 def _unwrap(runner: Runner) -> torch.nn.Module:

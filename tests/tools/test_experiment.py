@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
@@ -76,3 +83,68 @@ def test_a_failed_process_is_named_with_its_log(experiment, tmp_path: Path) -> N
     ):
         run.train()
     assert not (tmp_path / 'work' / 'trained').exists()
+
+
+@pytest.fixture
+def fake_tools(experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of ``tools/``, whose ``train.py`` writes down how it was called, and waits if it is to."""
+    folder = tmp_path / 'tools'
+    folder.mkdir()
+    (folder / 'train.py').write_text(
+        """import json, os, sys, time
+work_dir = sys.argv[sys.argv.index('--work-dir') + 1]
+part = os.path.join(work_dir, 'part')
+open(part, 'w').write(json.dumps(dict(argv=sys.argv, pid=os.getpid())))
+os.rename(part, os.path.join(work_dir, 'called.json'))
+time.sleep(float(os.environ.get('SLEEP', 0)))
+"""
+    )
+    monkeypatch.setattr(experiment, 'TOOLS', folder)
+    return folder
+
+
+def test_paths_with_blanks_and_commas_reach_the_config(experiment, fake_tools: Path, tmp_path: Path) -> None:
+    config = tmp_path / 'a, config.py'
+    config.write_text("data = dict(root='x')\nhooks = [dict(type='A'), dict(type='B')]\n")
+    work_dir = tmp_path / 'my project, 2' / 'demo'
+    root = f'{work_dir}/shapes (1)/'
+    experiment.Run(str(config), work_dir, {'data.root': root, 'hooks.1.scale': (8, 4), 'data.none': None}).train()
+    argv = json.loads((work_dir / 'called.json').read_text())['argv']
+    given = Config.fromfile(argv[1])
+    assert Path(argv[1]).name == config.name, 'mmengine names the experiment after it'
+    assert given.data == dict(root=root, none=None)
+    assert given.hooks == [dict(type='A'), dict(type='B', scale=(8, 4))]
+    assert argv[2:] == ['--work-dir', str(work_dir), '--resume']
+
+
+@pytest.mark.parametrize('threads', [0, 2])
+def test_a_terminated_driver_takes_its_trainings_with_it(
+    threads: int, experiment, fake_tools: Path, config: Path, tmp_path: Path
+) -> None:
+    """From the main thread, as the demonstration has it, or from others, as benchmarks do."""
+    runs = [experiment.Run(str(config), tmp_path / f'work{i}', environment=dict(SLEEP='60')) for i in range(3)]
+
+    def drive() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.stderr = (tmp_path / 'told').open('w')
+        with experiment.interruptible():
+            if not threads:
+                runs[0].train()
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(experiment.Run.train, runs))
+
+    driver = multiprocessing.get_context('fork').Process(target=drive)
+    driver.start()
+    called = [run.work_dir / 'called.json' for run in runs[: max(threads, 1)]]
+    deadline = time.monotonic() + 30
+    while not all(path.exists() for path in called):
+        assert time.monotonic() < deadline and driver.is_alive()
+        time.sleep(0.01)
+    os.kill(driver.pid, signal.SIGTERM)
+    driver.join(30)
+    assert driver.exitcode == 143
+    assert 'terminated; the same command goes on' in (tmp_path / 'told').read_text()
+    for path in called:
+        with pytest.raises(ProcessLookupError):
+            os.kill(json.loads(path.read_text())['pid'], 0)
+    assert not (runs[2].work_dir / 'trained').exists()

@@ -179,7 +179,7 @@ def test_wrong_input_ends_in_one_line(config: Path, tmp_path: Path) -> None:
         ('train.py', [config, '--auto-scale-lr'], '--auto-scale-lr: the config lacks auto_scale_lr'),
         ('train.py', [config, '--cfg-options', 'load.9.type=Resize'], '--cfg-options do not fit'),
         ('train.py', [config, '--launcher', 'pytorch'], 'RANK'),
-        ('test.py', [config, 'missing.pth'], "no checkpoint file 'missing.pth'"),
+        ('test.py', [config, 'missing.pth'], "checkpoint='missing.pth': no such file"),
         ('test.py', [config, weights, '--out', 'predictions.json'], '--out'),
         ('test.py', [config, weights, '--show-dir', 'pictures'], 'default_hooks.visualization'),
     ]

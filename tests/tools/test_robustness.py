@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -220,12 +221,33 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
     assert not list(work.glob('*iter_6*'))
 
 
+def test_an_interrupt_in_the_middle_of_saving_ends_in_one_line(home: Path, tmp_path: Path) -> None:
+    """Where mmengine makes a ``SyntaxError`` of it; and what was not saved then is trained again."""
+    before = """
+import os, signal, traceback
+import mmengine.config.config
+from yapf.yapflib import yapf_api
+def format_code(text, **_):
+    if any(frame.name == 'save_checkpoint' for frame in traceback.extract_stack()):
+        os.kill(os.getpid(), signal.SIGINT)
+    return text, False
+yapf_api.FormatCode = mmengine.config.config.FormatCode = format_code
+"""
+    arguments = [home / 'iterations.py', '--work-dir', tmp_path / 'work']
+    options = ['--cfg-options', 'train_dataloader.num_workers=1']
+    output = run('train.py', *arguments, *options, log=tmp_path / 'log', before=before, code=130)
+    last = output.splitlines()[-1]
+    assert last.startswith('train.py: interrupted; python ') and last.endswith('num_workers=1 --resume')
+    assert 'Traceback' not in output and not list((tmp_path / 'work').glob('*iter_*'))
+
+
 def test_what_is_wrong_with_the_data_is_said_at_the_start(home: Path, tmp_path: Path) -> None:
     config = home / 'iterations.py'
     option = '--cfg-options'
     root = 'train_dataloader.dataset.data_root'
     output = run('train.py', config, option, f'{root}=/nowhere', log=tmp_path / 'root.log', code=2)
-    assert f'train.py: error: {root}: /nowhere: there is no such folder' in output.replace('error: error', 'error')
+    assert f'error: {root}: /nowhere: there is no such folder' in output
+    assert output.splitlines()[-1].startswith('train.py: error: the data sets have 1 errors')
     broken = tmp_path / 'broken.json'
     broken.write_text('{"images": [}')
     key = 'train_dataloader.dataset.ann_file'
@@ -341,6 +363,18 @@ def test_two_processes_killed_together_end_as_if_they_had_not_been(home: Path, t
     assert_same_end(tmp_path / 'whole', tmp_path / 'part')
 
 
+def test_two_processes_that_are_ended_say_one_line_together(home: Path, tmp_path: Path) -> None:
+    """As torchrun ends them when its Ctrl-C is pressed, and in the order in which they notice each other's end."""
+    options = ['--cfg-options', 'train_cfg.max_iters=10000', 'train_dataloader.num_workers=1']
+    jobs = together(2, 'train.py', home / 'iterations.py', '--work-dir', tmp_path, *options, log=tmp_path / 'log')
+    jobs[0].wait_for('Iter(train)')
+    os.kill(jobs[0].process.pid, signal.SIGINT)
+    os.kill(jobs[1].process.pid, signal.SIGTERM)
+    outputs = [job.end(code) for job, code in zip(jobs, (130, 143), strict=True)]
+    assert outputs[0].splitlines()[-1] == 'train.py: interrupted; the same command with --resume goes on'
+    assert not any('Traceback' in output for output in outputs) and 'train.py: ' not in outputs[1]
+
+
 def test_four_processes_skip_an_iteration_together(home: Path, tmp_path: Path) -> None:
     """A loss that is infinite on one of them; parameters are the same everywhere afterwards."""
     broken = """
@@ -385,7 +419,7 @@ def test_weights_that_do_not_fit_end_every_process(home: Path, tmp_path: Path) -
     arguments = [home / 'iterations.py', '--work-dir', tmp_path / 'work', '--cfg-options']
     arguments.append(f'model.teacher.checkpoint={other}')
     for job in together(2, 'train.py', *arguments, log=tmp_path / 'log'):
-        assert 'bbox_head.retina_cls.weight: (2, 32' in job.end(code=1)
+        assert 'bbox_head.retina_cls.weight: (2, 32' in job.end(code=2)
 
 
 def test_sharded_training_runs_and_saves_a_shard_per_process(home: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiment import Progress, Run, RunFailed
+from experiment import Progress, Run, RunFailed, interruptible
 
 
 def interval(values: list[float]) -> float:
@@ -375,4 +375,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with interruptible():
+        sys.exit(main())

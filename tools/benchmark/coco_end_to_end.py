@@ -28,7 +28,7 @@ from mmengine.registry import init_default_scope
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiment import Run, RunFailed
+from experiment import Run, RunFailed, interruptible, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 MMDET = Path(find_spec('mmdet').origin).parent / '.mim'
@@ -55,10 +55,10 @@ def evaluate(script: Path, config: Path, checkpoint: Path, folder: Path, options
     """Metrics and predictions of one ``test.py`` on one config."""
     dump = folder / 'predictions.pkl'
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, script, config, checkpoint, '--work-dir', folder, '--out', dump]
-    given = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+    given = write_config(config, options, folder / 'configs')
+    command = [sys.executable, script, given, checkpoint, '--work-dir', folder, '--out', dump]
     with (folder / 'test.log').open('w') as log:
-        subprocess.run([*map(str, command), '--cfg-options', *given], check=True, stdout=log, stderr=log)
+        subprocess.run(list(map(str, command)), check=True, stdout=log, stderr=log)
     newest = max(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
     metrics = {k: v for k, v in json.loads(newest.read_text()).items() if k.startswith('coco/')}
     return metrics, [sample['pred_instances'] for sample in pickle.loads(dump.read_bytes())]
@@ -141,4 +141,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with interruptible():
+        sys.exit(main())

@@ -1,0 +1,222 @@
+"""End at Ctrl-C and SIGTERM with one line, without children left and with the exit code that a shell expects.
+
+Nothing but the standard library is imported here, so that a program can be quiet while it imports the rest.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CHILD = getattr(signal, 'SIGCHLD', None)
+_NAMES = {signal.SIGINT: 'interrupted', signal.SIGTERM: 'terminated'}
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+_TOGETHER = 3.0
+"""Seconds in which signals count as one: a terminal and a parent process may both send theirs."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM, raised wherever the program is.
+
+    Attributes:
+        code: exit code, 128 and the signal's number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(_NAMES[signal.Signals(signum)])
+        self.code = 128 + signum
+
+
+_caught: list[Interrupted] = []
+_active = False
+
+
+def exit_at_signals() -> None:
+    """End the program at SIGINT and SIGTERM from here on, with one line: it is still being imported."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    owner = os.getpid()
+
+    def leave(signum: int, frame: FrameType | None) -> NoReturn:
+        if os.getpid() == owner:
+            _say(f'{_NAMES[signal.Signals(signum)]} before anything was done')
+        os._exit(128 + signum)
+
+    for signum in _heeded():
+        signal.signal(signum, leave)
+
+
+@contextmanager
+def ended_by_signals(
+    advice: Callable[[], str] = lambda: '', at_once: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the program from inside the body, wherever it is.
+
+    Both raise :class:`Interrupted` in the main thread. At the end of the body child processes of ``multiprocessing``
+    (data loaders' workers) are ended, the first process of a job says one line, and the exit code is 130 or 143. What
+    a library made of the interrupt (mmengine turns one in the middle of ``pretty_text`` into a ``SyntaxError``) is seen
+    through. A second signal, after a moment, ends without waiting. Inside another such body, and in other threads than
+    the main one, nothing is changed.
+
+    Args:
+        advice: what the line ends with; called after the interrupt.
+        at_once: called in the signal's handler, before the exception: for children that threads wait for.
+
+    Raises:
+        SystemExit: after a signal.
+    """
+    global _active
+    if _active or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner, first = os.getpid(), 0.0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if os.getpid() != owner:  # a forked child that has no handler of its own yet
+            os._exit(128 + signum)
+        now = time.monotonic()
+        if _caught:
+            if now - first > _TOGETHER:
+                os._exit(_caught[0].code)
+            return
+        first = now
+        _caught.append(Interrupted(signum))
+        if _CHILD is not None:
+            # torch's handler raises wherever the program is when a worker is killed
+            before[_CHILD] = signal.signal(_CHILD, signal.SIG_DFL)
+        for child in multiprocessing.active_children():  # before they miss this process, and say so
+            child.terminate()
+        at_once()
+        raise _caught[0]
+
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, Interrupted):  # in a destructor; `raise_pending` raises it again
+            told(what)
+
+    before = {signum: signal.signal(signum, handle) for signum in _heeded()}
+    told, sys.unraisablehook = sys.unraisablehook, unraisable
+    _active = True
+    try:
+        try:
+            yield
+        except BaseException as error:
+            if not _was_interrupted(error):
+                raise
+            _leave(advice)
+    finally:
+        _active = False
+        _caught.clear()
+        sys.unraisablehook = told
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+
+def raise_pending() -> None:
+    """Raise an interrupt again that was swallowed: by an ``except:`` (mmengine's message hub has one), in a destructor.
+
+    Raises:
+        Interrupted: if a signal has arrived in the body of :func:`ended_by_signals`.
+    """
+    if _caught:
+        raise _caught[0]
+
+
+def hidden_cause(error: BaseException) -> BaseException:
+    """What an error was raised in the handling of: an interrupt or the death of a data loader's worker; else itself."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, KeyboardInterrupt) or is_worker_death(cause):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+def is_worker_death(error: BaseException) -> bool:
+    """Whether torch says with ``error`` that a worker process of a data loader was killed."""
+    return isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid')
+
+
+def command_to_go_on(argv: Sequence[str] | None = None) -> str:
+    """The command of this program, to be given again with ``--resume``; a launcher's is not known here.
+
+    Example:
+        >>> command_to_go_on(['tools/train.py', 'a config.py', '--resume', 'epoch_1.pth', '--amp'])
+        "python tools/train.py 'a config.py' --amp --resume"
+        >>> command_to_go_on(['train.py', 'config.py', '--resume=epoch_1.pth'])
+        'python train.py config.py --resume'
+        >>> command_to_go_on(['train.py', 'config.py', '--launcher', 'pytorch'])
+        'the same command with --resume goes on'
+    """
+    words = list(sys.argv if argv is None else argv)
+    if any(word.startswith('--launcher') for word in words):
+        return 'the same command with --resume goes on'
+    kept = []
+    for i, word in enumerate(words):
+        names_checkpoint = i > 1 and words[i - 1] == '--resume' and not word.startswith('-')
+        if not (word == '--resume' or word.startswith('--resume=') or names_checkpoint):
+            kept.append(word)
+    return shlex.join(['python', *kept, '--resume'])
+
+
+def is_first_rank() -> bool:
+    """Whether this is the only process of a job or its first one, by what launchers leave in the environment."""
+    return all(os.environ.get(name, '0') == '0' for name in _RANKS)
+
+
+def _heeded() -> list[signal.Signals]:
+    """Without those that whoever started the program has it ignore (a script's job in the background: SIGINT)."""
+    return [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    if not _caught and not is_first_rank() and 'onnection' in str(error):
+        try:  # the process that it talked to has gone: as a rule at a signal that is on its way to this one too
+            time.sleep(_TOGETHER)
+        except Interrupted:
+            return True
+    return bool(_caught) and not isinstance(error, SystemExit)
+
+
+def _leave(advice: Callable[[], str]) -> NoReturn:
+    interrupt = _caught[0]
+    _end_children()
+    if is_first_rank():
+        try:
+            rest = advice()
+        except Exception:  # whatever is wrong there must not hide the interrupt
+            rest = ''
+        _say(f'{interrupt}{"; " if rest else ""}{rest}')
+    distributed = sys.modules.get('torch.distributed')
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        # the threads of a group whose other processes have gone may abort the interpreter at its end
+        sys.stdout.flush()
+        os._exit(interrupt.code)
+    raise SystemExit(interrupt.code) from None
+
+
+def _end_children() -> None:
+    for _ in range(10):  # a signal is lost on a child that is just being forked
+        for child in multiprocessing.active_children():
+            child.terminate()
+            child.join(0.5)
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join(5)
+
+
+def _say(message: str) -> None:
+    print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)
