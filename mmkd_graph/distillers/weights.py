@@ -41,7 +41,8 @@ def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[
             raise ValueError(f'{key}={checkpoint!r} could not be read: {refusal(error)}') from error
         raise ValueError(
             f'{key}={checkpoint!r} was not read: {refusal(error)}. Reading such a file can run code that is in it; '
-            f'accepted: tensors, plain containers and the logs of mmengine. If you trust the file: --trust, or {TRUST}=1'
+            'accepted: tensors, plain containers and the logs of mmengine. If you trust the file: --trust, or '
+            f'{TRUST}=1'
         ) from error
     except Exception as error:  # pickle, zip and network errors have no common base
         raise ValueError(f'{key}={checkpoint!r} could not be read: {type(error).__name__}: {error}') from error

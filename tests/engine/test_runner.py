@@ -119,7 +119,13 @@ def test_guards_are_put_around_a_config_once() -> None:
     guard(cfg)
     once = copy.deepcopy(cfg.to_dict())
     names = [hook['type'].split('.')[1] for hook in cfg.custom_hooks]
-    assert names == ['IterationSeedHook', 'NonFiniteLossHook', 'DueValidationHook', 'TrainingCheckHook']
+    assert names == [
+        'IterationSeedHook',
+        'NonFiniteLossHook',
+        'UnreadableImageHook',
+        'DueValidationHook',
+        'TrainingCheckHook',
+    ]
     assert cfg.default_hooks.checkpoint.type == 'mmkd_graph.SafeCheckpointHook'
     guard(cfg)
     assert cfg.to_dict() == once
