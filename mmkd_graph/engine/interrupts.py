@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ _NAMES = {signal.SIGINT: 'interrupted', signal.SIGTERM: 'terminated'}
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 _TOGETHER = 3.0
 """Seconds in which signals count as one: a terminal and a parent process may both send theirs."""
+_PATIENCE = 10.0
+"""Seconds that the main thread has to notice a signal; it never does in a collective whose partner is gone."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,6 +43,16 @@ class Interrupted(KeyboardInterrupt):
 
 _caught: list[Interrupted] = []
 _active = False
+_watching = False
+
+
+def _forget_watch() -> None:
+    if _watching:  # the parent's: what a child is sent is none of its business
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget_watch)
 
 
 def exit_at_signals() -> None:
@@ -66,8 +79,9 @@ def ended_by_signals(
     Both raise :class:`Interrupted` in the main thread. At the end of the body child processes of ``multiprocessing``
     (data loaders' workers) are ended, the first process of a job says one line, and the exit code is 130 or 143. What
     a library made of the interrupt (mmengine turns one in the middle of ``pretty_text`` into a ``SyntaxError``) is seen
-    through. A second signal, after a moment, ends without waiting. Inside another such body, and in other threads than
-    the main one, nothing is changed.
+    through. A second signal, after a moment, ends without waiting. A main thread that is stuck in native code (a
+    collective operation whose partner is gone) never sees a signal: after some seconds the program is ended from
+    another thread. Inside another such body, and in other threads than the main one, nothing is changed.
 
     Args:
         advice: what the line ends with; called after the interrupt.
@@ -110,7 +124,8 @@ def ended_by_signals(
     _active = True
     try:
         try:
-            yield
+            with _watched(advice):
+                yield
         except BaseException as error:
             if not _was_interrupted(error):
                 raise
@@ -121,6 +136,35 @@ def ended_by_signals(
         sys.unraisablehook = told
         for signum, handler in before.items():
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def _watched(advice: Callable[[], str]) -> Iterator[None]:
+    """End the program from a thread if a signal has come and the main thread does not notice."""
+    global _watching
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+
+    def watch() -> None:
+        while received := receiver.recv(16):
+            signums = [signum for signum in received if signum in _SIGNALS]
+            if signums and not ended.wait(_PATIENCE) and not _caught:
+                _leave_now(Interrupted(signums[0]), advice)
+
+    ended = threading.Event()
+    previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    _watching = True
+    thread = threading.Thread(target=watch, name='signals', daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        _watching = False
+        signal.set_wakeup_fd(previous)
+        sender.close()
+        thread.join()
+        receiver.close()
 
 
 def raise_pending() -> None:
@@ -191,15 +235,28 @@ def _was_interrupted(error: BaseException) -> bool:
     return bool(_caught) and not isinstance(error, SystemExit)
 
 
+def _leave_now(interrupt: Interrupted, advice: Callable[[], str]) -> NoReturn:
+    """Without the main thread."""
+    _tell(interrupt, advice)
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(interrupt.code)
+
+
+def _tell(interrupt: Interrupted, advice: Callable[[], str]) -> None:
+    if not is_first_rank():
+        return
+    try:
+        rest = advice()
+    except Exception:  # whatever is wrong there must not hide the interrupt
+        rest = ''
+    _say(f'{interrupt}{"; " if rest else ""}{rest}')
+
+
 def _leave(advice: Callable[[], str]) -> NoReturn:
     interrupt = _caught[0]
     _end_children()
-    if is_first_rank():
-        try:
-            rest = advice()
-        except Exception:  # whatever is wrong there must not hide the interrupt
-            rest = ''
-        _say(f'{interrupt}{"; " if rest else ""}{rest}')
+    _tell(interrupt, advice)
     distributed = sys.modules.get('torch.distributed')
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         # the threads of a group whose other processes have gone may abort the interpreter at its end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_graph.engine import interrupts
 from mmkd_graph.engine.interrupts import (
     Interrupted,
     ended_by_signals,
@@ -72,6 +74,24 @@ def test_a_signal_ends_the_program_in_one_line_and_its_children_too(
 
     assert run(body, tmp_path, signum) == (code, f'train.py: {word}; go on with …\n')
     assert not Path('/proc', (tmp_path / 'child').read_text()).exists()
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='waits in the C library')
+def test_a_main_thread_that_is_stuck_in_native_code_is_not_waited_for(tmp_path: Path) -> None:
+    def body() -> None:
+        interrupts._PATIENCE = 0.3
+        library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+        with ended_by_signals(lambda: 'go on with …'):
+            child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(20,))
+            child.start()
+            os.kill(child.pid, signal.SIGTERM)  # what a child is sent ends that child alone
+            child.join()
+            time.sleep(0.5)
+            Path('ready').touch()
+            library.pthread_mutex_lock(mutex)
+            library.pthread_mutex_lock(mutex)  # for ever, and no signal wakes it
+
+    assert run(body, tmp_path, signal.SIGTERM) == (143, 'train.py: terminated; go on with …\n')
 
 
 def test_what_a_library_makes_of_an_interrupt_is_seen_through(tmp_path: Path) -> None:
