@@ -7,7 +7,9 @@ from .arguments import argument_error, check_number, check_square
 from .precision import no_autocast, widen
 
 
-def spatial_attention(features: Tensor, temperature: float = 0.5, normalize: bool = False) -> Tensor:
+def spatial_attention(
+    features: Tensor, temperature: float = 0.5, normalize: bool = False, valid: Tensor | None = None
+) -> Tensor:
     r"""Where a feature map is active: :math:`HW \cdot \mathrm{softmax}(\mathrm{mean}_c |F| / \tau)`.
 
     Args:
@@ -15,9 +17,11 @@ def spatial_attention(features: Tensor, temperature: float = 0.5, normalize: boo
         temperature: :math:`\tau` > 0, in the unit of the features (without unit with ``normalize``).
         normalize: Divide the map by its mean over space first, so that the same temperature means the same
             whatever the scale of the features.
+        valid: Booleans of shape (N, 1, H, W) (or (N, 1, L)), False where a cell is padding. Such a cell has weight 0
+            and leaves the others as they are.
 
     Returns:
-        Weights of shape (N, 1, H, W) (or (N, 1, L)) with mean 1 over space; float32, or float64 for float64
+        Weights of shape (N, 1, H, W) (or (N, 1, L)) with mean 1 over the valid cells; float32, or float64 for float64
         input.
 
     Raises:
@@ -35,7 +39,8 @@ def spatial_attention(features: Tensor, temperature: float = 0.5, normalize: boo
     with no_autocast(features):
         (features,) = widen(features)
         activity = features.abs().mean(1, keepdim=True)
-        weights = _softmax(activity.flatten(2), temperature, normalize)
+        valid = None if valid is None else valid.flatten(2)
+        weights = _softmax(activity.flatten(2), temperature, normalize, valid)
         return weights.reshape(activity.shape)
 
 
@@ -106,10 +111,17 @@ def _checked(features: Tensor, temperature: float) -> Tensor:
     return features
 
 
-def _softmax(scores: Tensor, temperature: float, normalize: bool) -> Tensor:
-    """Softmax over the last axis, times its length."""
+def _softmax(scores: Tensor, temperature: float, normalize: bool, valid: Tensor | None = None) -> Tensor:
+    """Softmax over the last axis, times its length; of what is ``valid``, if that is given."""
+    count: Tensor | int = scores.shape[-1]
+    if valid is not None:
+        scores = torch.where(valid, scores, 0)
+        count = valid.sum(-1, keepdim=True)
     if normalize:
-        mean = scores.mean(-1, keepdim=True)
+        mean = scores.sum(-1, keepdim=True) / count
         zero = mean == 0  # then every score is 0: the softmax is uniform, whatever it is divided by
         scores = scores / torch.where(zero, 1, mean)
-    return scores.shape[-1] * torch.softmax(scores / temperature, dim=-1)
+    scores = scores / temperature
+    if valid is not None:
+        scores = scores.masked_fill(~valid, -torch.inf)
+    return count * torch.softmax(scores, dim=-1)

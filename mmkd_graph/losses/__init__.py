@@ -2,6 +2,7 @@
 
 from .attention_graph_loss import AttentionGraphLoss
 from .channel_graph_loss import ChannelGraphLoss
+from .crg import CRGLoss
 from .channel_wise_loss import ChannelWiseLoss
 from .feature_mse_loss import FeatureMSELoss
 from .focal_global_loss import FocalGlobalLoss
@@ -13,6 +14,7 @@ from .relationship_matching_loss import RelationshipMatchingLoss
 
 __all__ = [
     'AttentionGraphLoss',
+    'CRGLoss',
     'ChannelGraphLoss',
     'ChannelWiseLoss',
     'DistillContext',

@@ -1,0 +1,193 @@
+r"""Channel graphs of local windows: their edges and their whole spectrum from matrices as small as a window.
+
+The graph of a whole map does not change when its cells are permuted; the graphs of windows of p × p cells do. A window
+of C channels and L = p² cells gives C unit rows :math:`\tilde S \in R^{C \times L}`, one vertex per channel:
+
+- affinities :math:`A = \tilde S \tilde S^T`, cosines between the channels,
+- edge weights :math:`W = (1 1^T + A) / 2` in [0, 1], self loops kept (the renormalisation of GCN, arXiv 1609.02907),
+- :math:`M = D^{-1/2} W D^{-1/2}` with the degrees :math:`D`; :math:`I - M` is the normalised Laplacian.
+
+With :math:`B = [1, \tilde S] / \sqrt 2` is :math:`W = B B^T`, so that M has rank L + 1 at most and everything follows
+from matrices of (L + 1) × (L + 1), without one of C × C and without an iterative solver.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .arguments import argument_error, check_integer
+
+DEAD = 1e-4
+"""A channel whose length in a window is below this share of the mean length has no direction there: a zero row."""
+
+
+class Spectrum(NamedTuple):
+    """Eigenpairs of B graphs.
+
+    Attributes:
+        values: (B, m) eigenvalues of M in [0, 1], ascending; those of the normalised Laplacian are 1 - values.
+        vectors: (B, C, m), orthonormal columns where the value is not 0 within rounding, else zero.
+    """
+
+    values: Tensor
+    vectors: Tensor
+
+
+def cut_windows(features: Tensor, size: int) -> Tensor:
+    """Cut maps into windows of ``size`` × ``size`` cells, from the top left; maps that are smaller stay whole.
+
+    Args:
+        features: (N, C, H, W).
+        size: cells per side, >= 1.
+
+    Returns:
+        (N, K, C, L): K windows of L cells; zeros fill up the last ones where ``size`` does not divide the sides.
+
+    Raises:
+        ValueError: if an argument is out of range or the shape does not fit.
+
+    Example:
+        >>> import torch
+        >>> cut_windows(torch.arange(6.0).reshape(1, 1, 2, 3), 2)[0, :, 0]
+        tensor([[0., 1., 3., 4.],
+                [2., 0., 5., 0.]])
+    """
+    check_integer('size', size, 1)
+    if features.dim() != 4 or 0 in features.shape[1:]:
+        raise argument_error('features', f'shape {tuple(features.shape)}', '(N, C, H, W), not empty')
+    n, c, h, w = features.shape
+    rows, columns = min(size, h), min(size, w)
+    padded = F.pad(features, (0, -w % columns, 0, -h % rows))
+    grid = padded.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # N, C, windows, rows, windows, columns
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c, rows * columns)
+
+
+def unit_rows(windows: Tensor) -> Tensor:
+    """Rows of length 1; channels without a direction give a zero row and take no gradient.
+
+    Args:
+        windows: (N, K, C, L) of :func:`cut_windows`. What is dead is measured by the mean over an image's windows.
+
+    Returns:
+        (N, K, C, L).
+
+    Example:
+        >>> import torch
+        >>> unit_rows(torch.tensor([[[[3.0, 4.0], [0.0, 0.0]]]]))
+        tensor([[[[0.6000, 0.8000],
+                  [0.0000, 0.0000]]]])
+    """
+    # What is squared is near 1, whatever the unit of the features.
+    peak = windows.detach().abs().amax((1, 2, 3), keepdim=True)
+    windows = windows / torch.where(peak > 0, peak, 1)
+    energy = windows.square().sum(-1, keepdim=True)
+    alive = energy > DEAD**2 * energy.detach().mean((1, 2), keepdim=True)
+    # NaN is not alive; it has to stay NaN
+    alive = alive | energy.isnan()
+    return torch.where(alive, windows, 0) * torch.where(alive, energy, 1).rsqrt()
+
+
+def edge_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    r"""How far the affinities of channels are from the teacher's: :math:`|\tilde S \tilde S^T - \tilde T \tilde T^T|^2`.
+
+    Args:
+        student: (…, C, L) unit rows.
+        teacher: (…, C, L') unit rows of the same channels.
+
+    Returns:
+        The squared distance >= 0 and the teacher's energy :math:`|\tilde T \tilde T^T|^2`, both of shape (…).
+
+    Example:
+        >>> import torch
+        >>> edge_distance(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        (tensor(2.), tensor(4.))
+    """
+    energy = _energy(teacher)
+    # In float32 the identity falls below 0 by rounding where both are nearly equal.
+    return (_energy(student) + energy - 2 * (student.mT @ teacher).square().sum((-2, -1))).clamp(min=0), energy
+
+
+def graph_factor(rows: Tensor) -> Tensor:
+    r"""The matrix :math:`\hat B` with :math:`M = \hat B \hat B^T`, see the module.
+
+    Args:
+        rows: (…, C, L) unit or zero rows. Every degree is at least 1 (C / 2 of a zero row).
+
+    Returns:
+        (…, C, L + 1).
+
+    Example:
+        >>> import torch
+        >>> b = graph_factor(torch.tensor([[1.0], [-1.0]]))
+        >>> b @ b.mT  # two channels that are each other's negative: no edge between them
+        tensor([[1.0000, 0.0000],
+                [0.0000, 1.0000]])
+    """
+    b = torch.cat([torch.ones_like(rows[..., :1]), rows], dim=-1) / 2**0.5
+    degree = (b * b.sum(-2, keepdim=True)).sum(-1, keepdim=True)
+    return b * degree.rsqrt()
+
+
+def spectrum(factor: Tensor) -> Spectrum:
+    """Every eigenpair that is not 0, from the small matrix; without gradient.
+
+    Args:
+        factor: (B, C, m) of :func:`graph_factor`. ``torch.linalg.eigh`` on CUDA is batched for m <= 32.
+
+    Returns:
+        See :class:`Spectrum`.
+
+    Example:
+        >>> import torch
+        >>> values, vectors = spectrum(graph_factor(torch.tensor([[[1.0], [-1.0]]])))
+        >>> values.round(decimals=4)
+        tensor([[1., 1.]])
+    """
+    with torch.no_grad():
+        values, small = torch.linalg.eigh(factor.mT @ factor)
+        values = values.clamp(min=0)
+        least = factor.shape[-1] * torch.finfo(factor.dtype).eps
+        there = values > least
+        scale = torch.where(there, values, 1).rsqrt()
+        return Spectrum(values, torch.where(there.unsqueeze(-2), factor @ (small * scale.unsqueeze(-2)), 0))
+
+
+def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    r"""How far the teacher's spectral embedding is from one of the student's graph: :math:`|(M_S - M_T) U \Lambda|^2`.
+
+    U are the teacher's eigenvectors and :math:`\Lambda` its eigenvalues but for the trivial pair (eigenvalue 1, the
+    roots of the degrees), which says nothing of the graph: the coordinates of its diffusion map after one step. The
+    distance is free of the choice of signs and bases, and no eigenvector is computed: with the trivial pair taken out
+    of :math:`\hat B_T`, it is :math:`|(M_S - M_T) M'_T|^2`. It cannot see what the student's graph has outside of the
+    space of the teacher's eigenvectors.
+
+    Args:
+        student: (…, C, m) of :func:`graph_factor`.
+        teacher: (…, C, m').
+
+    Returns:
+        The squared distance >= 0, and :math:`|\Lambda^2|^2`, that of a student without any structure; both of shape
+        (…). The latter is 0 within rounding where the teacher's graph has no structure: a constant window.
+
+    Source: spectral embedding, Belkin & Niyogi 2003; diffusion maps, Coifman & Lafon 2006.
+
+    Example:
+        >>> import torch
+        >>> b = graph_factor(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
+        >>> spectral_distance(b, b)[0].item() < 1e-12
+        True
+    """
+    # û = D^½ 1 / |D^½ 1| = B̂ v with v = B̂ᵀ û; B̂ (1 - v vᵀ) has the other eigenpairs. B̂'s first column is D^-½ / √2.
+    root = teacher[..., :1].reciprocal()
+    v = teacher.mT @ (root / torch.linalg.vector_norm(root, dim=-2, keepdim=True))
+    basis = teacher - (teacher @ v) @ v.mT
+    gram = basis.mT @ basis
+    moved = student @ (student.mT @ basis) - teacher @ (teacher.mT @ basis)
+    return (moved.mT @ moved * gram).sum((-2, -1)).clamp(min=0), _energy(gram)
+
+
+def _energy(rows: Tensor) -> Tensor:
+    """|X Xᵀ|² of (…, C, L) by way of the smaller Gram matrix."""
+    return (rows.mT @ rows).square().sum((-2, -1))
