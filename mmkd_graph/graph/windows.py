@@ -90,7 +90,9 @@ def unit_rows(windows: Tensor) -> Tensor:
 
 
 def edge_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    r"""How far the affinities of channels are from the teacher's: :math:`|\tilde S \tilde S^T - \tilde T \tilde T^T|^2`.
+    r"""How far the affinities of channels are from the teacher's, without a matrix of channels × channels.
+
+    :math:`|\tilde S \tilde S^T - \tilde T \tilde T^T|^2`, from three Gram matrices of cells.
 
     Args:
         student: (…, C, L) unit rows.

@@ -2,8 +2,8 @@
 
 from .attention_graph_loss import AttentionGraphLoss
 from .channel_graph_loss import ChannelGraphLoss
-from .crg import CRGLoss
 from .channel_wise_loss import ChannelWiseLoss
+from .crg import CRGLoss
 from .feature_mse_loss import FeatureMSELoss
 from .focal_global_loss import FocalGlobalLoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
