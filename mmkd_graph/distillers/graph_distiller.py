@@ -77,7 +77,7 @@ class GraphDistiller(BaseDetector):
             type='mmkd_graph.GraphDistiller',
             student={{_base_.model}},
             teacher=dict(config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', checkpoint='https://…'),
-            losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')))
+            losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))
     """
 
     def __init__(
@@ -472,9 +472,7 @@ def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequenc
 
 def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float | GradientRatio]]:
     if not isinstance(losses, Mapping) or not losses:
-        raise ValueError(
-            f"losses={losses!r}; accepted: dict(name=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=1.0))"
-        )
+        raise ValueError(f"losses={losses!r}; accepted: dict(name=dict(type='mmkd_graph.CRGLoss', loss_weight=1.0))")
     modules, weights = {}, {}
     for name, config in losses.items():
         if not name.isidentifier():
@@ -482,7 +480,7 @@ def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float 
                 f'losses[{name!r}]: the name becomes part of log and checkpoint keys; accepted: identifiers'
             )
         if not isinstance(config, Mapping) or 'type' not in config:
-            raise ValueError(f"losses.{name}={config!r}; accepted: dict(type='mmkd_graph.ChannelGraphLoss', …)")
+            raise ValueError(f"losses.{name}={config!r}; accepted: dict(type='mmkd_graph.CRGLoss', …)")
         config = dict(config)
         weight = _build_weight(name, config.pop('loss_weight', 1.0))
         try:

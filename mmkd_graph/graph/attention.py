@@ -1,9 +1,9 @@
-"""Attention maps of feature maps and of channel graphs, in the line of attention transfer and FGD."""
+"""Attention maps of feature maps, in the line of attention transfer and FGD."""
 
 import torch
 from torch import Tensor
 
-from .arguments import argument_error, check_number, check_square
+from .arguments import argument_error, check_number
 from .precision import no_autocast, widen
 
 
@@ -72,36 +72,6 @@ def channel_attention(features: Tensor, temperature: float = 0.5, normalize: boo
         activity = features.abs().flatten(2).mean(-1)
         weights = _softmax(activity, temperature, normalize)
         return weights.reshape(*weights.shape, *(1 for _ in features.shape[2:]))
-
-
-def relational_attention(affinity: Tensor, temperature: float = 0.5) -> Tensor:
-    r"""How much each edge matters in its graph: :math:`C \cdot \mathrm{softmax}_j(|A_{ij}| / \tau)`.
-
-    Every row sums to C, so the mean entry is 1. The result is *not* symmetric, since each vertex shares out
-    its own attention. As a weight of squared differences of two symmetric matrices, R and its symmetric part
-    :math:`(R + R^T) / 2` give the same sum, so nothing would be gained by symmetrising here.
-
-    Args:
-        affinity: Affinities of shape (B, C, C), without unit. Not detached here.
-        temperature: :math:`\tau` > 0, without unit.
-
-    Returns:
-        Weights of shape (B, C, C); float32, or float64 for float64 input.
-
-    Raises:
-        ValueError: If ``temperature`` is not > 0 or the shape does not fit.
-
-    Example:
-        >>> import torch
-        >>> relational_attention(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
-        tensor([[[1.7616, 0.2384],
-                 [0.2384, 1.7616]]])
-    """
-    check_square('affinity', affinity)
-    check_number('temperature', temperature, positive=True)
-    with no_autocast(affinity):
-        (affinity,) = widen(affinity, name='affinity')
-        return _softmax(affinity.abs(), temperature, normalize=False)
 
 
 def _checked(features: Tensor, temperature: float) -> Tensor:

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .arguments import argument_error, check_integer
+from .precision import in_full_precision, widen
+from .singular import exact_eigenpairs
 
 DEAD = 1e-4
 """A channel whose length in a window is below this share of the mean length has no direction there: a zero row."""
@@ -29,6 +31,11 @@ class Spectrum(NamedTuple):
     Attributes:
         values: (B, m) eigenvalues of M in [0, 1], ascending; those of the normalised Laplacian are 1 - values.
         vectors: (B, C, m), orthonormal columns where the value is not 0 within rounding, else zero.
+
+    Example:
+        >>> import torch
+        >>> Spectrum(torch.zeros(1, 1), torch.ones(1, 3, 1)).vectors.shape
+        torch.Size([1, 3, 1])
     """
 
     values: Tensor
@@ -57,6 +64,7 @@ def cut_windows(features: Tensor, size: int) -> Tensor:
     check_integer('size', size, 1)
     if features.dim() != 4 or 0 in features.shape[1:]:
         raise argument_error('features', f'shape {tuple(features.shape)}', '(N, C, H, W), not empty')
+    (features,) = widen(features)
     n, c, h, w = features.shape
     rows, columns = min(size, h), min(size, w)
     padded = F.pad(features, (0, -w % columns, 0, -h % rows))
@@ -64,6 +72,7 @@ def cut_windows(features: Tensor, size: int) -> Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c, rows * columns)
 
 
+@in_full_precision
 def unit_rows(windows: Tensor) -> Tensor:
     """Rows of length 1; channels without a direction give a zero row and take no gradient.
 
@@ -89,6 +98,7 @@ def unit_rows(windows: Tensor) -> Tensor:
     return torch.where(alive, windows, 0) * torch.where(alive, energy, 1).rsqrt()
 
 
+@in_full_precision
 def edge_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     r"""How far the affinities of channels are from the teacher's, without a matrix of channels × channels.
 
@@ -111,6 +121,7 @@ def edge_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return (_energy(student) + energy - 2 * (student.mT @ teacher).square().sum((-2, -1))).clamp(min=0), energy
 
 
+@in_full_precision
 def graph_factor(rows: Tensor) -> Tensor:
     r"""The matrix :math:`\hat B` with :math:`M = \hat B \hat B^T`, see the module.
 
@@ -132,6 +143,7 @@ def graph_factor(rows: Tensor) -> Tensor:
     return b * degree.rsqrt()
 
 
+@in_full_precision
 def spectrum(factor: Tensor) -> Spectrum:
     """Every eigenpair that is not 0, from the small matrix; without gradient.
 
@@ -139,7 +151,7 @@ def spectrum(factor: Tensor) -> Spectrum:
         factor: (B, C, m) of :func:`graph_factor`. ``torch.linalg.eigh`` on CUDA is batched for m <= 32.
 
     Returns:
-        See :class:`Spectrum`.
+        See :class:`Spectrum`; NaN for graphs that are not finite.
 
     Example:
         >>> import torch
@@ -148,14 +160,14 @@ def spectrum(factor: Tensor) -> Spectrum:
         tensor([[1., 1.]])
     """
     with torch.no_grad():
-        values, small = torch.linalg.eigh(factor.mT @ factor)
+        values, small = exact_eigenpairs(factor.mT @ factor)
         values = values.clamp(min=0)
-        least = factor.shape[-1] * torch.finfo(factor.dtype).eps
-        there = values > least
+        there = ~(values <= factor.shape[-1] * torch.finfo(factor.dtype).eps)
         scale = torch.where(there, values, 1).rsqrt()
         return Spectrum(values, torch.where(there.unsqueeze(-2), factor @ (small * scale.unsqueeze(-2)), 0))
 
 
+@in_full_precision
 def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     r"""How far the teacher's spectral embedding is from one of the student's graph: :math:`|(M_S - M_T) U \Lambda|^2`.
 

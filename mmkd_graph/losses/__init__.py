@@ -1,7 +1,6 @@
 """Distillation losses: one file per method, one registered class each."""
 
 from .attention_graph_loss import AttentionGraphLoss
-from .channel_graph_loss import ChannelGraphLoss
 from .channel_wise_loss import ChannelWiseLoss
 from .crg import CRGLoss
 from .feature_mse_loss import FeatureMSELoss
@@ -15,7 +14,6 @@ from .relationship_matching_loss import RelationshipMatchingLoss
 __all__ = [
     'AttentionGraphLoss',
     'CRGLoss',
-    'ChannelGraphLoss',
     'ChannelWiseLoss',
     'DistillContext',
     'FeatureMSELoss',

@@ -12,7 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 
 LFCC = dict(type='mmkd_graph.LowFrequencyContrastiveLoss', embed_channels=8)
-CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4)
+CRG = dict(type='mmkd_graph.CRGLoss')
 BACKBONES = dict(
     swin=dict(
         type='SwinTransformer',

@@ -53,7 +53,7 @@ def build(checkpoint: str) -> Any:
             student=student,
             teacher=dict(config=tiny_retinanet(base_channels=16, fpn_channels=32), checkpoint=checkpoint),
             losses=dict(
-                crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4),
+                crg=dict(type='mmkd_graph.CRGLoss'),
                 cwd=dict(type='mmkd_graph.ChannelWiseLoss'),
                 fgd=dict(type='mmkd_graph.FocalGlobalLoss'),
             ),

@@ -25,7 +25,7 @@ from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 from mmkd_graph.distillers import GradientRatio, GraphDistiller, gradient_norms
 from mmkd_graph.distillers.gradient_norms import gradient_norm
 
-CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4)
+CRG = dict(type='mmkd_graph.CRGLoss')
 SGD = dict(type='SGD', lr=0.01, momentum=0.9)
 
 
@@ -117,7 +117,7 @@ def test_half_precision_gradients_neither_underflow_nor_overflow(task, value):
     'name',
     [
         'AttentionGraphLoss',
-        'ChannelGraphLoss',
+        'CRGLoss',
         'ChannelWiseLoss',
         'FeatureMSELoss',
         'FocalGlobalLoss',

@@ -140,3 +140,12 @@ def test_not_a_number_stays_one():
 def test_bad_arguments_are_named(call, word):
     with pytest.raises(ValueError, match=word):
         call()
+
+
+def test_graphs_that_are_not_finite_stay_alone():
+    factor = graph_factor(unit_rows(cut_windows(smooth(3), 4))).flatten(0, 1)
+    clean = spectrum(factor)
+    factor[1, 0, 0] = torch.nan
+    values, vectors = spectrum(factor)
+    assert values[1].isnan().all() and vectors[1].isnan().all()
+    assert torch.equal(values[2], clean.values[2])

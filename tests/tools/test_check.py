@@ -84,7 +84,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / 'student.py').write_text(f'{common}\nmodel = {tiny_retinanet(num_classes=len(CLASSES))!r}\n')
     save(folder, 'teacher')
     torch.save(dict(state_dict=MODELS.build(teacher).state_dict()), folder / 'plain.pth')
-    loss = dict(type='mmkd_graph.ChannelGraphLoss', k=4, loss_weight=0.1)
+    loss = dict(type='mmkd_graph.CRGLoss', loss_weight=0.1)
     for name in ('teacher', 'plain'):
         (folder / ('distilled.py' if name == 'teacher' else 'distilled_plain.py')).write_text(
             f"""_base_ = './student.py'

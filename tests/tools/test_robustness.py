@@ -26,8 +26,7 @@ from mmkd_graph.datasets import CLASSES, generate_shapes
 # One line more for every further loss: it is then part of all runs here.
 LOSSES = dict(
     crg=dict(
-        type='mmkd_graph.ChannelGraphLoss',
-        k=4,
+        type='mmkd_graph.CRGLoss',
         loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=3),
     ),
     cwd=dict(type='mmkd_graph.ChannelWiseLoss'),
@@ -295,7 +294,7 @@ def test_compiles(home: Path, tmp_path: Path) -> None:
     config = tmp_path / 'compiled.py'
     config.write_text(
         f"""_base_ = {str(home / 'iterations.py')!r}
-model = dict(losses=dict(_delete_=True, crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4)))
+model = dict(losses=dict(_delete_=True, crg=dict(type='mmkd_graph.CRGLoss')))
 custom_hooks = []
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.1))
 train_cfg = dict(max_iters=1)

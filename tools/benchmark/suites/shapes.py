@@ -3,7 +3,7 @@ teacher = 'configs/demo/retinanet_teacher-long_shapes.py'
 student = 'configs/demo/retinanet_student_shapes.py'
 pretrain = 'configs/demo/retinanet_student-pretrain_shapes.py'
 methods = dict(
-    crg=dict(type='mmkd_graph.ChannelGraphLoss'),
+    crg=dict(type='mmkd_graph.CRGLoss'),
     mhgd=dict(type='mmkd_graph.AttentionGraphLoss'),
     lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss'),
     refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=6),
