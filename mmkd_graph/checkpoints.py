@@ -146,12 +146,14 @@ class ResumePoint:
         iteration: iterations done.
         seed: the seed of the run.
         complete: whether it holds everything that a training needs to go on, the optimizer's state too.
+        config: text of the run's config; empty if there is none in it.
     """
 
     path: Path
     iteration: int
     seed: int | None
     complete: bool
+    config: str = ''
 
 
 def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
@@ -175,7 +177,7 @@ def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
     if not isinstance(meta, Mapping) or 'iter' not in meta or 'state_dict' not in content:
         raise ValueError(f'{path}: it is no training checkpoint of mmengine (no meta.iter, no state_dict)')
     complete = {'message_hub', 'optimizer'} <= set(content)
-    return ResumePoint(path, int(meta['iter']), meta.get('seed'), complete)
+    return ResumePoint(path, int(meta['iter']), meta.get('seed'), complete, str(meta.get('cfg') or ''))
 
 
 def refusal(error: BaseException) -> str:

@@ -27,6 +27,7 @@ from mmengine.config import Config
 from mmkd_graph.checking import CheckFailed
 from mmkd_graph.checkpoints import find_resume_point, named_checkpoint, read_resume_point
 from mmkd_graph.datasets.annotations import ERROR, check_datasets
+from mmkd_graph.losses.names import changed_losses, current_config
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -99,9 +100,23 @@ def resume(cfg: Config, checkpoint: str) -> None:
         if point is None:
             return
         cfg.load_from = str(point.path)
+    if is_first_process(cfg):
+        for change in changed_losses(point.config):
+            say(f'--resume: {change}')
     if point.seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
         # mmengine takes over the seed of a checkpoint only after the data loader has been built with another one
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=point.seed)
+
+
+def rename_losses(cfg: Config) -> None:
+    """Write the names that losses have today into the config, so that its checkpoints hold them."""
+    losses = cfg.model.get('losses') if class_name(cfg.model) == 'GraphDistiller' else None
+    for name, config in losses.items() if isinstance(losses, dict) else ():
+        if isinstance(config, dict) and 'type' in config:
+            try:
+                losses[name] = current_config(config, f'model.losses.{name}')
+            except ValueError as error:
+                fail(str(error))
 
 
 def make_resumable(cfg: Config) -> None:
@@ -143,6 +158,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     apply_options(cfg, args)
+    rename_losses(cfg)
     make_resumable(cfg)
     check_data(cfg, fatal=not args.no_check)
     if not args.no_check:

@@ -124,9 +124,7 @@ def _teacher(model: GraphDistiller, names: tuple[str, ...], things: int) -> Find
     return Finding(FAIL, key, found, _OTHER_CLASSES, details)
 
 
-_OTHER_CLASSES = (
-    'use a teacher that was trained on the classes of the data, or RelationshipMatchingLoss alone, which takes any'
-)
+_OTHER_CLASSES = 'use a teacher that was trained on the classes of the data, or REFILLEDLoss alone, which takes any'
 
 
 def _any_classes(model: GraphDistiller) -> bool:

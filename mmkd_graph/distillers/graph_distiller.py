@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
+from mmkd_graph.losses.names import current_config
 from mmkd_graph.necks import PyramidAdapter
 from mmkd_graph.registry import MODELS
 
@@ -481,7 +482,7 @@ def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float 
             )
         if not isinstance(config, Mapping) or 'type' not in config:
             raise ValueError(f"losses.{name}={config!r}; accepted: dict(type='mmkd_graph.CRGLoss', …)")
-        config = dict(config)
+        config = current_config(config, f'losses.{name}')
         weight = _build_weight(name, config.pop('loss_weight', 1.0))
         try:
             # the prefix is optional: unprefixed names mean this package's losses whatever the runner's scope is

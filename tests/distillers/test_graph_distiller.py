@@ -18,9 +18,9 @@ from mmkd_graph.losses import DistillContext
 
 CRG = dict(type='mmkd_graph.CRGLoss')
 DRAWING = dict(
-    mhgd=dict(type='mmkd_graph.AttentionGraphLoss', max_cells=4),
-    lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss', max_cells=4),
-    refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=3, max_cells=4),
+    mhgd=dict(type='mmkd_graph.MHGDLoss', max_cells=4),
+    lfcc=dict(type='mmkd_graph.LFCCLoss', max_cells=4),
+    refilled=dict(type='mmkd_graph.REFILLEDLoss', num_classes=3, max_cells=4),
 )
 
 

@@ -44,7 +44,7 @@ class Boxes(Dataset):
 
 
 CRG = dict(type='mmkd_graph.CRGLoss', edge_weight=0, spectral_weight=0)
-MSE = dict(type='mmkd_graph.FeatureMSELoss')
+MSE = dict(type='mmkd_graph.FitNetLoss')
 
 
 class Recorder(LossScheduleHook):

@@ -216,7 +216,7 @@ def test_other_classes(check: Check, tmp_path: Path) -> None:
     refilled = dict(
         zip(
             ('model.losses.crg.' + key for key in ('_delete_', 'type', 'num_classes')),
-            (True, 'mmkd_graph.RelationshipMatchingLoss', 6),
+            (True, 'mmkd_graph.REFILLEDLoss', 6),
             strict=True,
         )
     )

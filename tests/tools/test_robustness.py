@@ -29,14 +29,14 @@ LOSSES = dict(
         type='mmkd_graph.CRGLoss',
         loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=3),
     ),
-    cwd=dict(type='mmkd_graph.ChannelWiseLoss'),
-    fgd=dict(type='mmkd_graph.FocalGlobalLoss'),
-    mgd=dict(type='mmkd_graph.MaskedGenerativeLoss'),
-    mhgd=dict(type='mmkd_graph.AttentionGraphLoss'),
-    refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=len(CLASSES)),
-    lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss', embed_channels=8),
-    fitnet=dict(type='mmkd_graph.FeatureMSELoss'),
-    pkd=dict(type='mmkd_graph.PearsonLoss'),
+    cwd=dict(type='mmkd_graph.CWDLoss'),
+    fgd=dict(type='mmkd_graph.FGDLoss'),
+    mgd=dict(type='mmkd_graph.MGDLoss'),
+    mhgd=dict(type='mmkd_graph.MHGDLoss'),
+    refilled=dict(type='mmkd_graph.REFILLEDLoss', num_classes=len(CLASSES)),
+    lfcc=dict(type='mmkd_graph.LFCCLoss', embed_channels=8),
+    fitnet=dict(type='mmkd_graph.FitNetLoss'),
+    pkd=dict(type='mmkd_graph.PKDLoss'),
 )
 
 CONFIG = """

@@ -38,14 +38,14 @@ from mmkd_graph.registry import MODELS
 
 LOSSES: dict[str, dict] = {
     'crg': dict(type='CRGLoss'),
-    'mhgd': dict(type='AttentionGraphLoss'),
-    'lfcc': dict(type='LowFrequencyContrastiveLoss'),
-    'refilled': dict(type='RelationshipMatchingLoss', num_classes=80),
-    'fitnet': dict(type='FeatureMSELoss'),
-    'cwd': dict(type='ChannelWiseLoss'),
-    'pkd': dict(type='PearsonLoss'),
-    'fgd': dict(type='FocalGlobalLoss'),
-    'mgd': dict(type='MaskedGenerativeLoss'),
+    'mhgd': dict(type='MHGDLoss'),
+    'lfcc': dict(type='LFCCLoss'),
+    'refilled': dict(type='REFILLEDLoss', num_classes=80),
+    'fitnet': dict(type='FitNetLoss'),
+    'cwd': dict(type='CWDLoss'),
+    'pkd': dict(type='PKDLoss'),
+    'fgd': dict(type='FGDLoss'),
+    'mgd': dict(type='MGDLoss'),
 }
 BOXES = 8
 WINDOWS = (2, 3, 4, 5, 8)

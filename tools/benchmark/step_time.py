@@ -79,14 +79,14 @@ PATHS: dict[str, dict] = {
     'crg, whole maps': dict(type=CRG, window=1024),
     'crg alone': dict(type=CRG),
     'whole teacher': dict(type=CRG),
-    'mhgd': dict(type='mmkd_graph.AttentionGraphLoss'),
-    'lfcc': dict(type='mmkd_graph.LowFrequencyContrastiveLoss'),
-    'refilled': dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=80),
-    'fitnet': dict(type='mmkd_graph.FeatureMSELoss'),
-    'cwd': dict(type='mmkd_graph.ChannelWiseLoss'),
-    'pkd': dict(type='mmkd_graph.PearsonLoss'),
-    'fgd': dict(type='mmkd_graph.FocalGlobalLoss'),
-    'mgd': dict(type='mmkd_graph.MaskedGenerativeLoss'),
+    'mhgd': dict(type='mmkd_graph.MHGDLoss'),
+    'lfcc': dict(type='mmkd_graph.LFCCLoss'),
+    'refilled': dict(type='mmkd_graph.REFILLEDLoss', num_classes=80),
+    'fitnet': dict(type='mmkd_graph.FitNetLoss'),
+    'cwd': dict(type='mmkd_graph.CWDLoss'),
+    'pkd': dict(type='mmkd_graph.PKDLoss'),
+    'fgd': dict(type='mmkd_graph.FGDLoss'),
+    'mgd': dict(type='mmkd_graph.MGDLoss'),
 }
 
 
