@@ -95,7 +95,7 @@ def unit_rows(windows: Tensor) -> Tensor:
     alive = energy > DEAD**2 * energy.detach().mean((1, 2), keepdim=True)
     # NaN is not alive; it has to stay NaN
     alive = alive | energy.isnan()
-    return torch.where(alive, windows, 0) * torch.where(alive, energy, 1).rsqrt()
+    return windows * torch.where(alive, torch.where(alive, energy, 1).rsqrt(), 0)
 
 
 @in_full_precision
@@ -138,9 +138,8 @@ def graph_factor(rows: Tensor) -> Tensor:
         tensor([[1.0000, 0.0000],
                 [0.0000, 1.0000]])
     """
-    b = torch.cat([torch.ones_like(rows[..., :1]), rows], dim=-1) / 2**0.5
-    degree = (b * b.sum(-2, keepdim=True)).sum(-1, keepdim=True)
-    return b * degree.rsqrt()
+    b = torch.cat([torch.ones_like(rows[..., :1]), rows], dim=-1)  # times √2, as is the root of twice the degrees
+    return b * (b @ b.sum(-2, keepdim=True).mT).rsqrt()
 
 
 @in_full_precision
@@ -193,13 +192,13 @@ def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
         >>> spectral_distance(b, b)[0].item() < 1e-12
         True
     """
-    # û = D^½ 1 / |D^½ 1| = B̂ v with v = B̂ᵀ û; B̂ (1 - v vᵀ) has the other eigenpairs. B̂'s first column is D^-½ / √2.
-    root = teacher[..., :1].reciprocal()
-    v = teacher.mT @ (root / torch.linalg.vector_norm(root, dim=-2, keepdim=True))
-    basis = teacher - (teacher @ v) @ v.mT
-    gram = basis.mT @ basis
-    moved = student @ (student.mT @ basis) - teacher @ (teacher.mT @ basis)
-    return (moved.mT @ moved * gram).sum((-2, -1)).clamp(min=0), _energy(gram)
+    # û = D^½ 1 / |D^½ 1| = B̂ v with v = B̂ᵀ û; X = B̂ - û vᵀ has the other eigenpairs, and B̂ᵀ X = Xᵀ X. B̂'s first column
+    # is D^-½ / √2.
+    u = F.normalize(teacher[..., :1].reciprocal(), dim=-2)
+    basis = teacher - u * (teacher.mT @ u).mT
+    gram = teacher.mT @ basis
+    moved = student @ (student.mT @ basis) - teacher @ gram
+    return (moved * (moved @ gram)).sum((-2, -1)).clamp(min=0), _energy(gram)
 
 
 def _energy(rows: Tensor) -> Tensor:

@@ -92,10 +92,11 @@ class CRGLoss(PyramidLoss):
         with no_autocast(student[0]):
             student, teacher = widen(*student), widen(*(x.detach() for x in teacher))
             valid = [context.valid_cells(t, stride) for t, stride in zip(teacher, context.strides, strict=True)]
-            levels = [
-                (torch.where(v, s, 0), torch.where(v, t, 0), v, self._attention(t, v))
-                for s, t, v in zip(student, teacher, valid, strict=True)
-            ]
+            student, teacher = (
+                [torch.where(v, x, 0) for x, v in zip(side, valid, strict=True)] for side in (student, teacher)
+            )
+            attention = [self._attention(t, v) for t, v in zip(teacher, valid, strict=True)]
+            levels = list(zip(student, teacher, valid, attention, strict=True))
             terms = {}
             if self.weights['vertex']:
                 terms['vertex'] = self._vertices(levels)
@@ -112,7 +113,7 @@ class CRGLoss(PyramidLoss):
         """(N, 1, H, W) weights of the cells: 1 on average of the valid ones, 0 for padding."""
         if self.temperature is None:
             return valid.to(teacher)
-        return spatial_attention(torch.where(valid, teacher, 0), self.temperature, normalize=True, valid=valid)
+        return spatial_attention(teacher, self.temperature, normalize=True, valid=valid)
 
     def _vertices(self, levels: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
         """(L,) values of the levels."""
