@@ -67,8 +67,9 @@ def cut_windows(features: Tensor, size: int) -> Tensor:
     (features,) = widen(features)
     n, c, h, w = features.shape
     rows, columns = min(size, h), min(size, w)
-    padded = F.pad(features, (0, -w % columns, 0, -h % rows))
-    grid = padded.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # N, C, windows, rows, windows, columns
+    if h % rows or w % columns:
+        features = F.pad(features, (0, -w % columns, 0, -h % rows))
+    grid = features.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # N, C, windows, rows, windows, columns
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c, rows * columns)
 
 
@@ -77,7 +78,8 @@ def unit_rows(windows: Tensor) -> Tensor:
     """Rows of length 1; channels without a direction give a zero row and take no gradient.
 
     Args:
-        windows: (N, K, C, L) of :func:`cut_windows`. What is dead is measured by the mean over an image's windows.
+        windows: (N, K, C, L) of :func:`cut_windows`, of features between 1e-15 and 1e15, so that their squares are
+            numbers. What is dead is measured by the mean over an image's windows.
 
     Returns:
         (N, K, C, L).
@@ -88,14 +90,10 @@ def unit_rows(windows: Tensor) -> Tensor:
         tensor([[[[0.6000, 0.8000],
                   [0.0000, 0.0000]]]])
     """
-    # What is squared is near 1, whatever the unit of the features.
-    peak = windows.detach().abs().amax((1, 2, 3), keepdim=True)
-    windows = windows / torch.where(peak > 0, peak, 1)
-    energy = windows.square().sum(-1, keepdim=True)
-    alive = energy > DEAD**2 * energy.detach().mean((1, 2), keepdim=True)
-    # NaN is not alive; it has to stay NaN
-    alive = alive | energy.isnan()
-    return windows * torch.where(alive, torch.where(alive, energy, 1).rsqrt(), 0)
+    length = torch.linalg.vector_norm(windows, dim=-1, keepdim=True)
+    least = DEAD * length.detach().square().mean((1, 2), keepdim=True).sqrt()
+    alive = ~(length <= least)  # NaN is to stay NaN
+    return windows * torch.where(alive, torch.where(alive, length, 1).reciprocal(), 0)
 
 
 @in_full_precision
@@ -138,8 +136,9 @@ def graph_factor(rows: Tensor) -> Tensor:
         tensor([[1.0000, 0.0000],
                 [0.0000, 1.0000]])
     """
-    b = torch.cat([torch.ones_like(rows[..., :1]), rows], dim=-1)  # times √2, as is the root of twice the degrees
-    return b * (b @ b.sum(-2, keepdim=True).mT).rsqrt()
+    twice = rows.shape[-2] + rows @ rows.sum(-2, keepdim=True).mT  # the degrees
+    root = twice.rsqrt()
+    return torch.cat([root, rows * root], dim=-1)
 
 
 @in_full_precision
@@ -178,7 +177,7 @@ def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 
     Args:
         student: (…, C, m) of :func:`graph_factor`.
-        teacher: (…, C, m').
+        teacher: (…, C, m).
 
     Returns:
         The squared distance >= 0, and :math:`|\Lambda^2|^2`, that of a student without any structure; both of shape
@@ -192,13 +191,17 @@ def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
         >>> spectral_distance(b, b)[0].item() < 1e-12
         True
     """
-    # û = D^½ 1 / |D^½ 1| = B̂ v with v = B̂ᵀ û; X = B̂ - û vᵀ has the other eigenpairs, and B̂ᵀ X = Xᵀ X. B̂'s first column
-    # is D^-½ / √2.
-    u = F.normalize(teacher[..., :1].reciprocal(), dim=-2)
-    basis = teacher - u * (teacher.mT @ u).mT
-    gram = teacher.mT @ basis
-    moved = student @ (student.mT @ basis) - teacher @ gram
-    return (moved * (moved @ gram)).sum((-2, -1)).clamp(min=0), _energy(gram)
+    # û = D^½ 1 / |D^½ 1| is B̂ v with v = B̂ᵀ û, X = B̂_T - û vᵀ has the other eigenpairs, and wanted is
+    # |(M_S - M_T) X Xᵀ|². With Δ = B̂_S - B̂_T is (M_S - M_T) X = Δ (B̂_Sᵀ X) + B̂_T (Δᵀ X): all follows from small
+    # matrices, and nothing large is subtracted where both graphs are nearly equal. B̂'s first column is D^-½ / √2.
+    root = F.normalize(teacher[..., :1].reciprocal(), dim=-2)
+    delta = student - teacher
+    v, w = teacher.mT @ root, delta.mT @ root
+    gram, both, own = teacher.mT @ teacher, delta.mT @ teacher, delta.mT @ delta
+    rest, moved = gram - v * v.mT, both - w * v.mT  # B̂_Tᵀ X = Xᵀ X, and Δᵀ X
+    student = rest + moved
+    squared = student.mT @ own @ student + 2 * student.mT @ both @ moved + moved.mT @ gram @ moved
+    return (squared * rest).sum((-2, -1)).clamp(min=0), _energy(rest)
 
 
 def _energy(rows: Tensor) -> Tensor:
