@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,20 @@ QUIET = 1e-3
 
 STRUCTURELESS = 1e-6
 """Energy of a spectral embedding below which a window is constant, within rounding of float32."""
+
+
+class _Level(NamedTuple):
+    """Features (N, C, H, W) of both sides times the root of the cells' weights; those are 1 on average of valid cells."""
+
+    student: Tensor
+    teacher: Tensor
+    valid: Tensor  # (N, 1, H, W)
+    channels: Tensor  # (N, C), weights that are 1 on average
+
+    def energy(self, features: Tensor) -> Tensor:
+        """(N,) weighted mean squares over the valid cells and the channels."""
+        squares = features.square().sum((2, 3)) / self.valid.sum((2, 3))
+        return (squares * self.channels).mean(dim=1)
 
 
 @MODELS.register_module()
@@ -91,17 +107,15 @@ class CRGLoss(PyramidLoss):
         """Terms ``vertex``, ``edge`` and ``spectral`` of levels (N, C_l, H_l, W_l), as far as switched on."""
         with no_autocast(student[0]):
             student, teacher = widen(*student), widen(*(x.detach() for x in teacher))
-            valid = [context.valid_cells(t, stride) for t, stride in zip(teacher, context.strides, strict=True)]
-            student, teacher = (
-                [torch.where(v, x, 0) for x, v in zip(side, valid, strict=True)] for side in (student, teacher)
-            )
-            attention = [self._attention(t, v) for t, v in zip(teacher, valid, strict=True)]
-            levels = list(zip(student, teacher, valid, attention, strict=True))
+            levels = [
+                self._weighted(s, t, context.valid_cells(t, stride))
+                for s, t, stride in zip(student, teacher, context.strides, strict=True)
+            ]
             terms = {}
             if self.weights['vertex']:
                 terms['vertex'] = self._vertices(levels)
             if self.weights['edge'] or self.weights['spectral']:
-                graphs = [self._graphs(*level) for level in levels]
+                graphs = [self._graphs(level) for level in levels]
                 terms |= {name: torch.stack([graph[name] for graph in graphs]) for name in graphs[0]}
         shares = level_shares(self.level_weights, context.strides)
         return {
@@ -109,27 +123,26 @@ class CRGLoss(PyramidLoss):
             for name, values in terms.items()
         }
 
-    def _attention(self, teacher: Tensor, valid: Tensor) -> Tensor:
-        """(N, 1, H, W) weights of the cells: 1 on average of the valid ones, 0 for padding."""
+    def _weighted(self, student: Tensor, teacher: Tensor, valid: Tensor) -> _Level:
+        """Both sides times the root of the teacher's spatial attention, which is 0 for padding; channel attention."""
+        teacher = torch.where(valid, teacher, 0)
         if self.temperature is None:
-            return valid.to(teacher)
-        return spatial_attention(teacher, self.temperature, normalize=True, valid=valid)
+            cells, channels = valid.to(teacher), torch.ones_like(teacher[:, :, 0, 0])
+        else:
+            cells = spatial_attention(teacher, self.temperature, normalize=True, valid=valid)
+            channels = channel_attention(teacher, self.temperature, normalize=True).flatten(1)
+        root = cells.sqrt()
+        return _Level(student * root, teacher * root, valid, channels)
 
-    def _vertices(self, levels: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Tensor:
+    def _vertices(self, levels: list[_Level]) -> Tensor:
         """(L,) values of the levels."""
-        errors, energies = [], []
-        for s, t, valid, attention in levels:
-            weight = attention / (valid.sum((2, 3), keepdim=True) * t.shape[1])
-            if self.temperature is not None:
-                weight = weight * channel_attention(t, self.temperature, normalize=True)
-            errors.append(((s - t).square() * weight).sum((1, 2, 3)))
-            energies.append((t.square() * weight).sum((1, 2, 3)))
+        errors, energies = zip(*((x.energy(x.student - x.teacher), x.energy(x.teacher)) for x in levels), strict=True)
         return vertex_distance(torch.stack(errors), torch.stack(energies)).mean(dim=1)
 
-    def _graphs(self, student: Tensor, teacher: Tensor, valid: Tensor, attention: Tensor) -> dict[str, Tensor]:
+    def _graphs(self, level: _Level) -> dict[str, Tensor]:
         """Scalar values of one level."""
-        s, t = (unit_rows(cut_windows(x * attention.sqrt(), self.window)) for x in (student, teacher))
-        cells = cut_windows(valid.to(s), self.window).sum((2, 3))  # (N, K)
+        s, t = (unit_rows(cut_windows(x, self.window)) for x in (level.student, level.teacher))
+        cells = cut_windows(level.valid.to(s), self.window).sum((2, 3))  # (N, K)
         distances = {}
         if self.weights['edge']:
             distance, energy = edge_distance(s, t)
