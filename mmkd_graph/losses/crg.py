@@ -23,7 +23,7 @@ STRUCTURELESS = 1e-6
 
 
 class _Level(NamedTuple):
-    """Features (N, C, H, W) of both sides times the root of the cells' weights; those are 1 on average of valid cells."""
+    """Features (N, C, H, W) of both sides times the root of the cells' weights, which are 1 on average where valid."""
 
     student: Tensor
     teacher: Tensor
