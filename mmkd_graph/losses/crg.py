@@ -54,8 +54,9 @@ class CRGLoss(PyramidLoss):
       cannot, nor what the student's graph has beside the teacher's eigenvectors; large eigenvalues weigh most.
 
     The teacher's spatial attention weighs the cells of all three, its channel attention the vertices'. Cells beyond
-    an image's own shape do not count. Windows are averaged by their valid cells, images alike, levels by
-    ``level_weights``. Everything is computed in float32 under autocast, without a matrix of channels × channels.
+    an image's own shape do not count. Windows of all images are averaged by their valid cells, vertices over the
+    images, levels by ``level_weights``. Everything is computed in float32 under autocast, without a matrix of
+    channels × channels.
 
     Args:
         vertex_weight: :math:`\alpha`; 0 switches the term off, as with the other two.

@@ -149,3 +149,27 @@ def test_graphs_that_are_not_finite_stay_alone():
     values, vectors = spectrum(factor)
     assert values[1].isnan().all() and vectors[1].isnan().all()
     assert torch.equal(values[2], clean.values[2])
+
+
+def test_spectra_that_are_nearly_equal_lose_no_digits_in_single_precision():
+    teacher = smooth(1, channels=64)
+    student = teacher + 1e-3 * smooth(2, channels=64)
+
+    def value_and_gradient(dtype):
+        x = student.to(dtype).requires_grad_()
+        factors = [graph_factor(unit_rows(cut_windows(y.to(dtype), 4))) for y in (x, teacher)]
+        distance, energy = spectral_distance(*factors)
+        value = (distance / energy).sum()
+        return value.double(), torch.autograd.grad(value, x)[0].double()
+
+    (value, gradient), (wanted, exact) = value_and_gradient(torch.float32), value_and_gradient(torch.float64)
+    assert 0 < wanted < 1e-3
+    torch.testing.assert_close(value, wanted, rtol=1e-3, atol=0)
+    assert (gradient - exact).norm() < 1e-2 * exact.norm()
+
+
+def test_equal_graphs_have_no_spectral_distance_and_no_gradient_at_all():
+    teacher = graph_factor(unit_rows(cut_windows(smooth(1, dtype=torch.float32), 4)))
+    student = teacher.clone().requires_grad_()
+    distance, _ = spectral_distance(student, teacher)
+    assert not distance.any() and not torch.autograd.grad(distance.sum(), student)[0].any()
