@@ -27,7 +27,7 @@ from mmengine.config import Config
 from mmkd_graph.checking import CheckFailed
 from mmkd_graph.checkpoints import find_resume_point, named_checkpoint, read_resume_point
 from mmkd_graph.datasets.annotations import ERROR, check_datasets
-from mmkd_graph.losses.names import changed_losses, current_config
+from mmkd_graph.losses.names import changed_losses, rename_losses
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -108,17 +108,6 @@ def resume(cfg: Config, checkpoint: str) -> None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=point.seed)
 
 
-def rename_losses(cfg: Config) -> None:
-    """Write the names that losses have today into the config, so that its checkpoints hold them."""
-    losses = cfg.model.get('losses') if class_name(cfg.model) == 'GraphDistiller' else None
-    for name, config in losses.items() if isinstance(losses, dict) else ():
-        if isinstance(config, dict) and 'type' in config:
-            try:
-                losses[name] = current_config(config, f'model.losses.{name}')
-            except ValueError as error:
-                fail(str(error))
-
-
 def make_resumable(cfg: Config) -> None:
     """Put this package's sampler, checkpoint hook and guards around what the config asks for."""
     loader = cfg.get('train_dataloader') or {}
@@ -158,7 +147,11 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     apply_options(cfg, args)
-    rename_losses(cfg)
+    if class_name(cfg.model) == 'GraphDistiller':
+        try:
+            rename_losses(cfg.model)
+        except ValueError as error:
+            fail(str(error))
     make_resumable(cfg)
     check_data(cfg, fatal=not args.no_check)
     if not args.no_check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from mmengine.logging import print_log
@@ -85,6 +85,21 @@ def current_config(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     if gone:
         raise ValueError(' | '.join(gone))
     return config
+
+
+def rename_losses(model: MutableMapping[str, Any]) -> None:
+    """:func:`current_config` of all losses of a distillation, in place, so that its checkpoints hold their names.
+
+    Example:
+        >>> model = dict(losses=dict(pkd=dict(type='PKDLoss')))
+        >>> rename_losses(model)
+        >>> model
+        {'losses': {'pkd': {'type': 'PKDLoss'}}}
+    """
+    losses = model.get('losses')
+    for name, config in list(losses.items()) if isinstance(losses, MutableMapping) else ():
+        if isinstance(config, Mapping) and 'type' in config:
+            losses[name] = current_config(config, f'model.losses.{name}')
 
 
 def changed_losses(config: str) -> list[str]:
