@@ -39,7 +39,7 @@ def distillation(student: Any = None, **more: Any) -> Config:
                 type='mmkd_graph.GraphDistiller',
                 student=student or tiny_retinanet(),
                 teacher=dict(config='teacher.py', checkpoint='teacher.pth'),
-                losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')),
+                losses=dict(crg=dict(type='mmkd_graph.CRGLoss')),
             ),
             default_hooks=dict(
                 logger=dict(type='LoggerHook'), checkpoint=dict(type='mmkd_graph.SafeCheckpointHook', interval=2)

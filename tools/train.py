@@ -35,6 +35,7 @@ from mmkd_graph.engine.interrupts import (
 )
 from mmkd_graph.engine.resuming import find_resume_point, find_start, is_address, named_checkpoint
 from mmkd_graph.engine.runner import CANNOT_WRITE
+from mmkd_graph.losses.names import changed_losses
 
 RUNNER = 'mmkd_graph.TrainingRunner'
 
@@ -85,8 +86,8 @@ def guard_other_runner(cfg: Config) -> None:
     guard(cfg)
     start = find_start(cfg.work_dir, cfg.get('load_from'), cfg.get('resume', False), sharded=True)
     if is_first_process(cfg):
-        for reason in start.passed_over:
-            say(f'--resume: passed over {reason}')
+        for reason in (*(f'passed over {reason}' for reason in start.passed_over), *changed_losses(start.config)):
+            say(f'--resume: {reason}')
     if start.error:
         raise WrongInput(start.error)
     cfg.load_from, cfg.resume = start.path, start.resume

@@ -15,5 +15,5 @@ model = dict(
         'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
     ),
     strides=(8, 16, 32, 64),
-    losses=dict(cwd=dict(type='mmkd_graph.ChannelWiseLoss')),
+    losses=dict(cwd=dict(type='mmkd_graph.CWDLoss')),
 )

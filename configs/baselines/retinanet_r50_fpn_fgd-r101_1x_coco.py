@@ -15,7 +15,7 @@ model = dict(
         'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
     ),
     init_student='teacher',
-    losses=dict(fgd=dict(type='mmkd_graph.FocalGlobalLoss')),
+    losses=dict(fgd=dict(type='mmkd_graph.FGDLoss')),
 )
 
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -15,5 +15,5 @@ model = dict(
         'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
     ),
     adapter='always',
-    losses=dict(fitnet=dict(type='mmkd_graph.FeatureMSELoss')),
+    losses=dict(fitnet=dict(type='mmkd_graph.FitNetLoss')),
 )

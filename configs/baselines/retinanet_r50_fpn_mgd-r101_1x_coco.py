@@ -16,7 +16,7 @@ model = dict(
         'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
     ),
     init_student='teacher',
-    losses=dict(mgd=dict(type='mmkd_graph.MaskedGenerativeLoss')),
+    losses=dict(mgd=dict(type='mmkd_graph.MGDLoss')),
 )
 
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -12,5 +12,5 @@ model = dict(
         config='configs/pascal_voc/faster-rcnn_r101_fpn_1x_voc0712.py',
         checkpoint='work_dirs/faster-rcnn_r101_fpn_1x_voc0712/epoch_4.pth',
     ),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')),
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss')),
 )

@@ -12,5 +12,5 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/fcos/fcos_r101_caffe_fpn_gn-head_mstrain_640-800_2x_coco/'
         'fcos_r101_caffe_fpn_gn-head_mstrain_640-800_2x_coco-511424d6.pth',
     ),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')),
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss')),
 )

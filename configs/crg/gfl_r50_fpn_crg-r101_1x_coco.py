@@ -12,5 +12,5 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/gfl/gfl_r101_fpn_mstrain_2x_coco/'
         'gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth',
     ),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')),
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss')),
 )

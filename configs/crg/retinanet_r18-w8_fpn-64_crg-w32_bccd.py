@@ -11,7 +11,7 @@ model = dict(
         config='configs/bccd/retinanet_r18-w32_fpn-64_bccd.py',
         checkpoint='work_dirs/retinanet_r18-w32_fpn-64_bccd/iter_1500.pth',
     ),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=4.0)),
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss', loss_weight=4.0)),
 )
 
 # A list replaces the inherited one, so the averaging of the weights stands here again.

@@ -16,7 +16,7 @@ model = dict(
     ),
     losses=dict(
         crg=dict(
-            type='mmkd_graph.ChannelGraphLoss',
+            type='mmkd_graph.CRGLoss',
             loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=50),
         )
     ),

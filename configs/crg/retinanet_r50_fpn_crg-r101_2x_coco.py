@@ -12,5 +12,5 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/'
         'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
     ),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')),
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss')),
 )

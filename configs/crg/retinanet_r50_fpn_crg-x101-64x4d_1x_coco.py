@@ -12,5 +12,5 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_x101_64x4d_fpn_1x_coco/'
         'retinanet_x101_64x4d_fpn_1x_coco_20200130-366f5af1.pth',
     ),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')),
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss')),
 )

@@ -10,5 +10,5 @@ model = dict(
         config='configs/demo/retinanet_teacher_shapes.py',
         checkpoint='work_dirs/retinanet_teacher_shapes/iter_1000.pth',
     ),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=2.0)),
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss', loss_weight=2.0)),
 )

@@ -14,5 +14,5 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/swin/mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco/'
         'mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco_20210903_104808-b92c91f1.pth',
     ),
-    losses=dict(lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss')),
+    losses=dict(lfcc=dict(type='mmkd_graph.LFCCLoss')),
 )

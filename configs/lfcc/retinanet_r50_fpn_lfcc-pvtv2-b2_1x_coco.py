@@ -13,5 +13,5 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/pvt/retinanet_pvtv2-b2_fpn_1x_coco/'
         'retinanet_pvtv2-b2_fpn_1x_coco_20210901_174843-529f0b9a.pth',
     ),
-    losses=dict(lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss')),
+    losses=dict(lfcc=dict(type='mmkd_graph.LFCCLoss')),
 )

@@ -14,7 +14,7 @@ model = dict(
     ),
     losses=dict(
         mhgd=dict(
-            type='mmkd_graph.AttentionGraphLoss',
+            type='mmkd_graph.MHGDLoss',
             # the network that reads the student has to have learned something before its term says anything
             loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=500),
         )

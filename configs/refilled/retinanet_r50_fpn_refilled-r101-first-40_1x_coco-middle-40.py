@@ -13,5 +13,5 @@ model = dict(
         config='configs/coco_subsets/retinanet_r101_fpn_1x_coco-first-40.py',
         checkpoint='work_dirs/retinanet_r101_fpn_1x_coco-first-40/epoch_12.pth',
     ),
-    losses=dict(refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=40)),
+    losses=dict(refilled=dict(type='mmkd_graph.REFILLEDLoss', num_classes=40)),
 )

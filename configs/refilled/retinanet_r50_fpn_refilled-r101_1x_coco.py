@@ -12,5 +12,5 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/'
         'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
     ),
-    losses=dict(refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=80)),
+    losses=dict(refilled=dict(type='mmkd_graph.REFILLEDLoss', num_classes=80)),
 )

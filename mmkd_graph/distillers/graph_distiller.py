@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmkd_graph.checkpoints import refusal, weights_only
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec, check_terms
+from mmkd_graph.losses.names import current_config
 from mmkd_graph.necks import PyramidAdapter
 from mmkd_graph.registry import MODELS, type_name
 
@@ -83,7 +84,7 @@ class GraphDistiller(BaseDetector):
             type='mmkd_graph.GraphDistiller',
             student={{_base_.model}},
             teacher=dict(config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', checkpoint='https://…'),
-            losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')))
+            losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))
     """
 
     @under('model', _OPTIONS)
@@ -102,7 +103,7 @@ class GraphDistiller(BaseDetector):
         for key, value, accepted in (
             ('student', student, 'the model dict of an mmdet detector, in a config file student={{_base_.model}}'),
             ('teacher', teacher, "dict(config='…', checkpoint='…')"),
-            ('losses', losses, "dict(crg=dict(type='mmkd_graph.ChannelGraphLoss'))"),
+            ('losses', losses, "dict(crg=dict(type='mmkd_graph.CRGLoss'))"),
         ):
             if value is None:
                 raise ValueError(f'{key} is missing; accepted: {accepted}')
@@ -553,7 +554,7 @@ def _pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequenc
 
 
 def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float | GradientRatio]]:
-    example = "dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=1.0))"
+    example = "dict(crg=dict(type='mmkd_graph.CRGLoss', loss_weight=1.0))"
     if isinstance(losses, Mapping) and not isinstance(losses.get('type', {}), Mapping):
         given = ', '.join(f'{key}={losses[key]!r}' for key in ('type', *sorted(set(losses) - {'type'})))
         raise ValueError(f'losses: a name is missing before its type; write losses=dict(kd=dict({given}))')
@@ -568,8 +569,8 @@ def _build_losses(losses: Any) -> tuple[dict[str, PyramidLoss], dict[str, float 
             )
         key = f'losses.{name}'
         if not isinstance(config, Mapping) or 'type' not in config:
-            raise ValueError(f"{key}={config!r}; accepted: dict(type='mmkd_graph.ChannelGraphLoss', …)")
-        config = dict(config)
+            raise ValueError(f"{key}={config!r}; accepted: dict(type='mmkd_graph.CRGLoss', …)")
+        config = current_config(config, key)
         weights[name] = _build_weight(name, config.pop('loss_weight', 1.0))
         known = [kind for kind, value in MODELS.module_dict.items() if _is_loss(value)]
         own = (

@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmkd_graph.checkpoints import not_weights
 from mmkd_graph.datasets.annotations import ERROR, check_datasets
+from mmkd_graph.losses.names import rename_losses
 from mmkd_graph.registry import type_name
 
 from .errors import NotStarted, WrongInput
@@ -24,7 +25,10 @@ def guard(cfg: Config | ConfigDict | dict[str, Any]) -> None:
     """Put this package's sampler, checkpoint hook and guards around what a config asks for, in place.
 
     What is there already stays as it is, so a second time changes nothing. A distillation also gets
-    ``TrainingCheckHook``, unless the config says ``training_check = False``.
+    ``TrainingCheckHook``, unless the config says ``training_check = False``, and its losses the names that they have.
+
+    Raises:
+        WrongInput: if a loss has an option that is gone.
     """
     loader = cfg.get('train_dataloader')
     loader = loader if isinstance(loader, dict) else {}
@@ -37,8 +41,13 @@ def guard(cfg: Config | ConfigDict | dict[str, Any]) -> None:
         cfg['default_hooks'] = dict(hooks, checkpoint=dict(checkpoint, type='mmkd_graph.SafeCheckpointHook'))
     custom = list(cfg.get('custom_hooks') or [])
     wanted = list(_HOOKS)
-    if _name(cfg.get('model')) == 'GraphDistiller' and cfg.get('training_check', True):
-        wanted.append('TrainingCheckHook')
+    if _name(cfg.get('model')) == 'GraphDistiller':
+        try:
+            rename_losses(cfg['model'])
+        except ValueError as error:
+            raise WrongInput(str(error)) from error
+        if cfg.get('training_check', True):
+            wanted.append('TrainingCheckHook')
     there = set(map(_name, custom))
     cfg['custom_hooks'] = custom + [dict(type=f'mmkd_graph.{name}') for name in wanted if name not in there]
 

@@ -28,11 +28,13 @@ class ResumePoint:
         path: the file.
         iteration: iterations done.
         seed: the seed of the run.
+        config: text of the run's config; empty if there is none in it.
     """
 
     path: Path
     iteration: int
     seed: int | None
+    config: str = ''
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Start:
         path: the checkpoint, a path or an address; None for none.
         resume: go on from it; else its weights are taken.
         seed: the seed of the run that it goes on with, if that is known.
+        config: text of that run's config; empty if there is none in its checkpoint.
         passed_over: what is wrong with each newer checkpoint.
         error: why nothing can be begun; empty if something can.
     """
@@ -50,6 +53,7 @@ class Start:
     path: str | None = None
     resume: bool = False
     seed: int | None = None
+    config: str = ''
     passed_over: tuple[str, ...] = ()
     error: str = ''
 
@@ -93,7 +97,7 @@ def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
             f'{path}: it holds weights without {" and ".join(missing)}, so no training can go on from it; accepted for '
             'resuming: a training checkpoint (iter_*.pth, epoch_*.pth); load_from starts a training from weights'
         )
-    return ResumePoint(path, int(meta['iter']), meta.get('seed'))
+    return ResumePoint(path, int(meta['iter']), meta.get('seed'), str(meta.get('cfg') or ''))
 
 
 def _content(path: Path) -> Any:
@@ -190,13 +194,13 @@ def find_start(work_dir: str | os.PathLike[str], load_from: str | None, resume: 
         point = read_resume_point(named)
     except NotResumable as error:
         return Start(error=f'--resume: {error}')
-    return Start(named, resume=True, seed=point.seed)
+    return Start(named, resume=True, seed=point.seed, config=point.config)
 
 
 def _last_whole(work_dir: str | os.PathLike[str], load_from: str | None) -> Start:
     point, refused = find_resume_point(work_dir)
     if point is not None:
-        return Start(str(point.path), resume=True, seed=point.seed, passed_over=tuple(refused))
+        return Start(str(point.path), resume=True, seed=point.seed, config=point.config, passed_over=tuple(refused))
     if refused:
         error = (
             f'--resume: no whole checkpoint is left in {work_dir} ({refused[0]}); accepted: --resume CHECKPOINT with '

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmkd_graph.checkpoints import TRUST, allow_logs, refusal, weights_only
+from mmkd_graph.losses.names import changed_losses
 from mmkd_graph.registry import RUNNERS
 
 from .errors import NotStarted, WrongInput
@@ -158,6 +159,8 @@ class TrainingRunner(Runner):
             self.logger.warning(f'--resume: passed over {reason}')
         if start.error:
             raise WrongInput(start.error)
+        for change in changed_losses(start.config):
+            self.logger.warning(f'--resume: {change}')
 
         def look() -> None:
             check_weights(start)

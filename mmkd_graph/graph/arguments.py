@@ -64,29 +64,15 @@ def check_number(name: str, given: object, *, positive: bool = False) -> None:
         raise argument_error(name, repr(given), f'a finite number {">" if positive else ">="} 0')
 
 
-def check_square(name: str, given: Tensor) -> None:
-    """Raise ``ValueError`` unless ``given`` is a batch of non-empty square matrices, (B, C, C).
-
-    Example:
-        >>> import torch
-        >>> check_square('laplacian', torch.zeros(3, 4))
-        Traceback (most recent call last):
-        ...
-        ValueError: laplacian: got shape (3, 4), accepted is (B, C, C) with C >= 1
-    """
-    if given.dim() != 3 or given.shape[1] != given.shape[2] or given.shape[1] == 0:
-        raise argument_error(name, f'shape {tuple(given.shape)}', '(B, C, C) with C >= 1')
-
-
 def check_same_shape(name: str, given: Tensor, reference: str, expected: Tensor) -> None:
     """Raise ``ValueError`` unless ``given`` has the shape of ``expected``, the argument ``reference``.
 
     Example:
         >>> import torch
-        >>> check_same_shape('laplacian_t', torch.zeros(1, 2, 2), 'laplacian_s', torch.zeros(1, 3, 3))
+        >>> check_same_shape('teacher', torch.zeros(1, 2, 2), 'student', torch.zeros(1, 3, 3))
         Traceback (most recent call last):
         ...
-        ValueError: laplacian_t: got shape (1, 2, 2), accepted is the shape of laplacian_s, (1, 3, 3)
+        ValueError: teacher: got shape (1, 2, 2), accepted is the shape of student, (1, 3, 3)
     """
     if given.shape != expected.shape:
         accepted = f'the shape of {reference}, {tuple(expected.shape)}'

@@ -1,9 +1,15 @@
 """Numeric precision of the graph mathematics: float32 or better, whatever the training loop runs in."""
 
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from .arguments import argument_error
+
+Result = TypeVar('Result')
 
 
 def widen(*tensors: Tensor, name: str = 'features') -> tuple[Tensor, ...]:
@@ -55,3 +61,24 @@ def no_autocast(tensor: Tensor) -> torch.autocast:
         (torch.bfloat16, torch.float32)
     """
     return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def in_full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Decorator of a function of tensors alone: they come widened, and autocast leaves its operations alone.
+
+    Example:
+        >>> import torch
+        >>> @in_full_precision
+        ... def product(x, y):
+        ...     return x @ y
+        >>> with torch.autocast('cpu', dtype=torch.bfloat16):
+        ...     product(torch.eye(2, dtype=torch.float16), torch.eye(2)).dtype
+        torch.float32
+    """
+
+    @wraps(function)
+    def run(*tensors: Tensor) -> Result:
+        with no_autocast(tensors[0]):
+            return function(*widen(*tensors))
+
+    return run

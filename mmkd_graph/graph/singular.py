@@ -1,11 +1,12 @@
 """Leading right singular vectors of feature maps, with a fixed sign and gradients that stay finite."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from .arguments import argument_error, check_integer, check_number
 from .precision import no_autocast, widen
-from .solvers import exact_eigenpairs
 
 # A singular value below 1e-3 of the largest is, squared, within rounding of zero in float32: no direction of its own.
 DEAD_RATIO = 1e-6
@@ -108,6 +109,35 @@ def align_vectors(student: Tensor, teacher: Tensor) -> Tensor:
     best = cosine.abs().argmax(dim=1, keepdim=True)
     sign = torch.where(cosine.gather(1, best) < 0, -1, 1)
     return sign * student.take_along_dim(best.unsqueeze(2), dim=1).squeeze(1)
+
+
+def exact_eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """All eigenpairs, ascending, by ``torch.linalg.eigh``; NaN for a matrix that is not finite.
+
+    In float32 LAPACK may give NaN for a finite matrix whose eigenvalues but one are next to nothing; such a matrix is
+    solved again in float64.
+
+    Args:
+        matrix: Symmetric matrices of shape (B, C, C).
+
+    Returns:
+        Eigenvalues (B, C) and eigenvectors (B, C, C), as columns.
+
+    Example:
+        >>> import torch
+        >>> exact_eigenpairs(torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]))[0].abs().round(decimals=4)
+        tensor([[0., 2.]])
+    """
+    symmetric = (matrix + matrix.mT) / 2
+    bad = ~symmetric.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    # LAPACK raises on such matrices; in training, overflow should stay a NaN that a gradient scaler skips.
+    values, vectors = torch.linalg.eigh(torch.where(bad, identity, symmetric))
+    lost = ~(bad[:, 0, 0] | (values.isfinite().all(-1) & vectors.isfinite().flatten(1).all(-1)))
+    if lost.any():
+        again = torch.linalg.eigh(symmetric[lost].double())
+        values, vectors = (x.index_put((lost,), y.to(x)) for x, y in zip((values, vectors), again, strict=True))
+    return values.masked_fill(bad[:, 0], math.nan), vectors.masked_fill(bad, math.nan)
 
 
 def _damped(gap: Tensor, edge: Tensor) -> Tensor:

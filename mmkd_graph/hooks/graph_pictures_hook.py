@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,29 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmkd_graph.distillers.rng import preserved_rng
-from mmkd_graph.graph import channel_affinity
+from mmkd_graph.graph import cut_windows, unit_rows
+from mmkd_graph.losses import DistillContext
 from mmkd_graph.registry import HOOKS
-from mmkd_graph.visualization import laplacian_spectrum, plot_affinities, plot_losses, plot_spectra
+from mmkd_graph.visualization import laplacian_spectrum, plot_affinities, plot_losses, plot_spectra, window_affinity
+
+WINDOW = 4
+"""Cells per side of a window, as ``CRGLoss`` cuts them by default."""
 
 
 @dataclass(frozen=True)
 class _Graphs:
-    """Channel graphs of one level at one moment: affinities of shape (C, C), means over the probe images."""
+    """Channel graphs of one level at one moment, means over the windows of the probe images.
+
+    Affinities of shape (C, C), and the m smallest eigenvalues of the Laplacians.
+    """
 
     student: NDArray[np.float32]
     teacher: NDArray[np.float32]
+    student_spectrum: NDArray[np.float32]
+    teacher_spectrum: NDArray[np.float32]
     stride: int
     level: int
     num_images: int
@@ -51,11 +61,12 @@ class GraphPicturesHook(Hook):
     the curves and with the "before" of the run it continues. A detector that is not distilled (it offers no
     ``pyramids``) gets the losses only.
 
-    The graphs are those of a fixed probe batch: the first images of the validation set, or of the training
-    set where there is none. With an ``EMAHook``, "after" shows the averaged weights, which are the ones a
-    checkpoint holds. Where student and teacher keep different widths (``adapter='never'``), their graphs are
-    saved, not drawn. Training is the same to the last bit with and without this hook: it restores all random
-    generators. Everything happens on the first rank; the losses are those of its batches.
+    The graphs are those of windows of 4 × 4 cells, means over all windows of a fixed probe batch: the first images
+    of the validation set, or of the training set where there is none. Padding does not count. With an ``EMAHook``,
+    "after" shows the averaged weights, which are the ones a checkpoint holds. Where student and teacher keep
+    different widths (``adapter='never'``), their graphs are saved, not drawn. Training is the same to the last bit
+    with and without this hook: it restores all random generators. Everything happens on the first rank; the losses
+    are those of its batches.
 
     Args:
         level: which of the paired levels to draw; 0 is the finest one, negative numbers count from the end.
@@ -146,14 +157,23 @@ class GraphPicturesHook(Hook):
                     f'GraphPicturesHook: level={self.level}, but student and teacher share {len(strides)} '
                     f'levels, of strides {tuple(strides)}'
                 )
-            affinities = [channel_affinity(pyramid[self.level]).mean(0).cpu().numpy() for pyramid in (student, teacher)]
-        level = self.level % len(strides)
-        return _Graphs(*affinities, int(strides[level]), level, len(batch['inputs']), runner.iter)
+            level = self.level % len(strides)
+            context = DistillContext(batch['data_samples'], tuple(strides), tuple(batch['inputs'].shape[-2:]))
+            valid = context.valid_cells(teacher[level], strides[level])
+            rows = [_window_rows(pyramid[level], valid) for pyramid in (student, teacher)]
+            graphs = [*map(window_affinity, rows), *map(laplacian_spectrum, rows)]
+        return _Graphs(*graphs, int(strides[level]), level, len(batch['inputs']), runner.iter)
 
     def _probe(self, runner: Runner) -> Any:
         loader = runner.train_dataloader if runner.val_loop is None else runner.val_dataloader
         images = range(min(self.num_images, len(loader.dataset)))
         return loader.collate_fn([loader.dataset[index] for index in images])
+
+
+def _window_rows(features: Tensor, valid: Tensor) -> Tensor:
+    """Unit rows (B, C, L) of the windows that hold a valid cell, of all images."""
+    rows = unit_rows(cut_windows(torch.where(valid, features, 0), WINDOW))
+    return rows[cut_windows(valid.float(), WINDOW).sum((2, 3)) > 0]
 
 
 def _draw_graphs(folder: Path, before: _Graphs, after: _Graphs) -> list[str]:
@@ -171,7 +191,7 @@ def _draw_graphs(folder: Path, before: _Graphs, after: _Graphs) -> list[str]:
         'labels': tuple(f'at iteration {graphs.iteration}' for graphs in (before, after)),
     }
     plot_affinities(*matrices, **words).savefig(folder / 'affinity.png')
-    spectra = [laplacian_spectrum(matrix) for matrix in matrices]
+    spectra = (before.student_spectrum, after.student_spectrum, after.teacher_spectrum)
     plot_spectra(*spectra, **words).savefig(folder / 'spectra.png')
     return ['affinity.png', 'spectra.png']
 
@@ -223,12 +243,13 @@ def _read_before(path: Path, now: _Graphs) -> _Graphs | None:
     if path.exists():
         with np.load(path) as archive:
             values = {name: archive[name] for name in archive.files}
-        scalars = {name: int(values.pop(name)) for name in ('stride', 'level', 'num_images', 'iteration')}
-        before = _Graphs(**values, **scalars)
-        if all(getattr(before, name) == getattr(now, name) for name in ('stride', 'level', 'num_images')):
-            return before
+        if {field.name for field in fields(_Graphs)} == set(values):  # other versions wrote others
+            scalars = {name: int(values.pop(name)) for name in ('stride', 'level', 'num_images', 'iteration')}
+            before = _Graphs(**values, **scalars)
+            if all(getattr(before, name) == getattr(now, name) for name in ('stride', 'level', 'num_images')):
+                return before
     print_log(
-        f'GraphPicturesHook: {path} is missing or belongs to another level or num_images; "before" will be '
+        f'GraphPicturesHook: {path} is missing or belongs to another level, num_images or version; "before" will be '
         f'the state at iteration {now.iteration}',
         'current',
         logging.WARNING,

@@ -1,27 +1,27 @@
 """Distillation losses: one file per method, one registered class each."""
 
-from .attention_graph_loss import AttentionGraphLoss
-from .channel_graph_loss import ChannelGraphLoss
-from .channel_wise_loss import ChannelWiseLoss
-from .feature_mse_loss import FeatureMSELoss
-from .focal_global_loss import FocalGlobalLoss
+from .crg import CRGLoss
+from .cwd import CWDLoss
+from .fgd import FGDLoss
+from .fitnet import FitNetLoss
 from .interface import DistillContext, PyramidLoss, PyramidSpec
-from .low_frequency_contrastive_loss import LowFrequencyContrastiveLoss
-from .masked_generative_loss import MaskedGenerativeLoss
-from .pearson_loss import PearsonLoss
-from .relationship_matching_loss import RelationshipMatchingLoss
+from .lfcc import LFCCLoss
+from .mgd import MGDLoss
+from .mhgd import MHGDLoss
+from .pkd import PKDLoss
+from .refilled import REFILLEDLoss
 
 __all__ = [
-    'AttentionGraphLoss',
-    'ChannelGraphLoss',
-    'ChannelWiseLoss',
+    'CRGLoss',
+    'CWDLoss',
     'DistillContext',
-    'FeatureMSELoss',
-    'FocalGlobalLoss',
-    'LowFrequencyContrastiveLoss',
-    'MaskedGenerativeLoss',
-    'PearsonLoss',
+    'FGDLoss',
+    'FitNetLoss',
+    'LFCCLoss',
+    'MGDLoss',
+    'MHGDLoss',
+    'PKDLoss',
     'PyramidLoss',
     'PyramidSpec',
-    'RelationshipMatchingLoss',
+    'REFILLEDLoss',
 ]

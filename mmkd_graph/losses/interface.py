@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
@@ -52,6 +53,17 @@ class DistillContext:
     def image_shapes(self) -> list[tuple[int, int]]:
         """(H, W) of every image in pixels without its padding; the batch's where a sample does not say."""
         return [tuple(sample.metainfo.get('img_shape', self.batch_shape)[:2]) for sample in self.data_samples]
+
+    def valid_cells(self, level: Tensor, stride: int) -> Tensor:
+        """Which cells of a level (N, C, H, W) begin inside of their image: (N, 1, H, W) booleans.
+
+        Without data samples all do.
+        """
+        valid = torch.ones(len(level), 1, *level.shape[-2:], dtype=torch.bool, device=level.device)
+        for i, (height, width) in enumerate(self.image_shapes):
+            valid[i, :, -(-height // stride) :] = False
+            valid[i, :, :, -(-width // stride) :] = False
+        return valid
 
 
 LevelWeights = Literal['alike', 'cells'] | Sequence[float]

@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-
-from mmkd_graph.graph import adjacency, normalized_laplacian
+from torch import Tensor
 
 from .canvas import AFTER, BEFORE, change, new_figure
+
+
+def window_affinity(rows: Tensor) -> NDArray[np.float32]:
+    """Cosines between the channels of windows, a mean over the windows.
+
+    Args:
+        rows: (B, C, L) unit rows of B windows, see :func:`~mmkd_graph.graph.unit_rows`.
+
+    Returns:
+        (C, C) affinity matrix in [-1, 1].
+    """
+    flat = rows.transpose(0, 1).flatten(1)
+    return (flat @ flat.mT / len(rows)).cpu().numpy()
 
 
 def spectral_order(affinity: ArrayLike) -> NDArray[np.int64]:
     """Order channels by the Fiedler vector of their graph, so that related channels stand together.
 
     Args:
-        affinity: (C, C) affinity matrix.
+        affinity: (C, C) affinity matrix A; the edges weigh (1 + A) / 2.
 
     Returns:
-        (C,) permutation; channels without any edge come last. An eigenvector has no sign of its own: the
-        direction is chosen so that the first connected channel lies in the first half.
+        (C,) permutation; channels without any affinity, dead ones, come last. An eigenvector has no sign of its
+        own: the direction is chosen so that the first channel that is not dead lies in the first half.
     """
-    weights = adjacency(torch.as_tensor(np.asarray(affinity), dtype=torch.float64)[None])
-    degrees = weights[0].sum(-1)
-    # An isolated channel has an eigenvalue 0 of its own, which would take the place of the Fiedler value.
-    connected = torch.nonzero(degrees > degrees.max() * 1e-12).flatten()
-    isolated = np.setdiff1d(np.arange(len(degrees)), connected.numpy())
-    if len(connected) < 3:
-        return np.concatenate([connected.numpy(), isolated])
-    laplacian = normalized_laplacian(weights[:, connected][:, :, connected])[0]
-    fiedler = torch.linalg.eigh(laplacian).eigenvectors[:, 1] * degrees[connected].rsqrt()
-    ranks = np.argsort(fiedler.numpy(), kind='stable')
+    affinity = np.asarray(affinity, dtype=np.float64)
+    alive = np.flatnonzero(np.abs(affinity).sum(1) > 0)
+    dead = np.setdiff1d(np.arange(len(affinity)), alive)
+    if len(alive) < 3:
+        return np.concatenate([alive, dead])
+    weights = (1 + affinity[np.ix_(alive, alive)]) / 2
+    root = np.sqrt(weights.sum(1))
+    fiedler = np.linalg.eigh(weights / root[:, None] / root).eigenvectors[:, -2] / root
+    ranks = np.argsort(fiedler, kind='stable')
     if np.flatnonzero(ranks == 0)[0] >= len(ranks) / 2:
         ranks = ranks[::-1]
-    return np.concatenate([connected.numpy()[ranks], isolated])
+    return np.concatenate([alive[ranks], dead])
 
 
 def plot_affinities(

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from mmkd_graph.graph import adjacency, normalized_laplacian
+from mmkd_graph.graph import graph_factor, spectrum
 
 from .canvas import AFTER, BEFORE, TEACHER, change, new_figure
 
 
-def laplacian_spectrum(affinity: ArrayLike) -> NDArray[np.float64]:
-    """Eigenvalues of the normalised Laplacian of one channel graph.
+def laplacian_spectrum(rows: Tensor) -> NDArray[np.float32]:
+    """Smallest eigenvalues of the normalised Laplacians of windows' graphs, a mean over the windows.
 
     Args:
-        affinity: (C, C) affinity matrix.
+        rows: (B, C, L) unit rows of B windows, see :func:`~mmkd_graph.graph.unit_rows`.
 
     Returns:
-        (C,) eigenvalues in [0, 2], ascending.
+        (min(C, L + 1),) eigenvalues in [0, 1], ascending; all the others are 1.
     """
-    weights = adjacency(torch.as_tensor(np.asarray(affinity), dtype=torch.float64)[None])
-    return torch.linalg.eigvalsh(normalized_laplacian(weights)[0]).numpy()
+    values = 1 - spectrum(graph_factor(rows)).values.flip(1)
+    return values[:, : rows.shape[1]].mean(0).cpu().numpy()
 
 
 def plot_spectra(
@@ -33,16 +33,16 @@ def plot_spectra(
     *,
     name: str = 'one pyramid level',
     labels: tuple[str, str] = ('before', 'after'),
-    smallest: int = 20,
+    smallest: int = 6,
 ) -> Figure:
-    """Draw three Laplacian spectra over each other: all eigenvalues, and the smallest ones again, enlarged.
+    """Draw three Laplacian spectra over each other: all that is not 1, and the smallest eigenvalues again, enlarged.
 
-    The smallest eigenvalues belong to the smooth embedding that the spectral term compares.
+    The smallest eigenvalues belong to the smooth embedding, which weighs most in the spectral term.
 
     Args:
-        before: (C,) eigenvalues of the student's graph before distillation, ascending.
-        after: (C,) the same after distillation.
-        teacher: (C,) eigenvalues of the teacher's graph.
+        before: (m,) eigenvalues of the student's graphs before distillation, ascending.
+        after: (m,) the same after distillation.
+        teacher: (m,) eigenvalues of the teacher's graphs.
         name: what the graphs belong to, for the title.
         labels: names of the student's two states.
         smallest: how many eigenvalues the right panel shows.
@@ -82,7 +82,7 @@ def plot_spectra(
             markersize=5,
             label=label,
         )
-    whole.set_title(f'all {len(teacher)} eigenvalues', fontsize=11)
+    whole.set_title(f'the {len(teacher)} eigenvalues of a window; all others are 1', fontsize=11)
     start.set_title(f'the {smallest} smallest: the smooth embedding', fontsize=11)
     for axes in (whole, start):
         axes.set_xlabel('number of the eigenvalue, ascending')

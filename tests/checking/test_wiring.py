@@ -13,7 +13,7 @@ from mmkd_graph.checking.accuracy import overlap
 from mmkd_graph.checking.wiring import check_wiring
 from mmkd_graph.distillers import GraphDistiller
 
-CRG = dict(crg=dict(type='mmkd_graph.ChannelGraphLoss'))
+CRG = dict(crg=dict(type='mmkd_graph.CRGLoss'))
 
 
 def training(*transforms: dict) -> dict:

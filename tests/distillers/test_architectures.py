@@ -11,8 +11,8 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 
-LFCC = dict(type='mmkd_graph.LowFrequencyContrastiveLoss', embed_channels=8)
-CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4)
+LFCC = dict(type='mmkd_graph.LFCCLoss', embed_channels=8)
+CRG = dict(type='mmkd_graph.CRGLoss')
 BACKBONES = dict(
     swin=dict(
         type='SwinTransformer',

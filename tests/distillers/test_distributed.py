@@ -53,9 +53,9 @@ def build(checkpoint: str) -> Any:
             student=student,
             teacher=dict(config=tiny_retinanet(base_channels=16, fpn_channels=32), checkpoint=checkpoint),
             losses=dict(
-                crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4),
-                cwd=dict(type='mmkd_graph.ChannelWiseLoss'),
-                fgd=dict(type='mmkd_graph.FocalGlobalLoss'),
+                crg=dict(type='mmkd_graph.CRGLoss'),
+                cwd=dict(type='mmkd_graph.CWDLoss'),
+                fgd=dict(type='mmkd_graph.FGDLoss'),
             ),
         )
     )

@@ -16,11 +16,11 @@ from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.losses import DistillContext
 
-CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4)
+CRG = dict(type='mmkd_graph.CRGLoss')
 DRAWING = dict(
-    mhgd=dict(type='mmkd_graph.AttentionGraphLoss', max_cells=4),
-    lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss', max_cells=4),
-    refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=3, max_cells=4),
+    mhgd=dict(type='mmkd_graph.MHGDLoss', max_cells=4),
+    lfcc=dict(type='mmkd_graph.LFCCLoss', max_cells=4),
+    refilled=dict(type='mmkd_graph.REFILLEDLoss', num_classes=3, max_cells=4),
 )
 
 
@@ -193,10 +193,11 @@ def test_several_losses_and_every_trained_parameter_gets_a_gradient(student, tea
     model = distiller(
         student,
         teacher,
-        losses=dict(crg=CRG, raw=dict(type='ChannelGraphLoss', vertex='raw', edge_weight=0, spectral_weight=0)),
+        losses=dict(crg=CRG, vertices=dict(type='CRGLoss', edge_weight=0, spectral_weight=0)),
     )
     losses = loss_of(model, batch)
-    assert 'loss_kd.raw.vertex' in losses and 'loss_kd.crg.edge' in losses and 'loss_kd.raw.edge' not in losses
+    assert 'loss_kd.vertices.vertex' in losses and 'loss_kd.crg.edge' in losses
+    assert 'loss_kd.vertices.edge' not in losses
     model.parse_losses(losses)[0].backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     assert all(p.grad is None for p in model.teacher.model.parameters())
@@ -369,12 +370,13 @@ def test_the_teacher_sees_its_own_preprocessing(student, teacher, batch, preproc
         (dict(adapter='never'), ValueError, ['adapter', 'never', 'auto']),
         (dict(adapter='allways'), ValueError, ['adapter', "'always'"]),
         (dict(losses={}), ValueError, ['losses', 'type']),
+        (dict(losses=dict(crg=dict(CRG, window=0))), ValueError, ['losses.crg', 'window: got 0', '>= 1']),
         (dict(losses=dict(crg=dict(CRG, loss_weight=-1))), ValueError, ['losses.crg.loss_weight', '>= 0']),
         (dict(losses=dict(crg=dict(CRG, level_weights=[1]))), ValueError, ['losses.crg.level_weights', '5']),
         (
             dict(losses=dict(crg=dict(type='PyramidAdapter', in_channels=[1], out_channels=[1]))),
             ValueError,
-            ['losses.crg.type', 'ChannelGraphLoss'],
+            ['losses.crg.type', 'CRGLoss'],
         ),
     ],
     ids=lambda value: None if not isinstance(value, dict) else str(value)[:60],

@@ -16,7 +16,7 @@ from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.inputs import InputTransfer, normalised
 from mmkd_graph.distillers.taps import probe
 
-CRG = dict(crg=dict(type='mmkd_graph.ChannelGraphLoss'))
+CRG = dict(crg=dict(type='mmkd_graph.CRGLoss'))
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 PLAIN = dict(type='DetDataPreprocessor', pad_size_divisor=32)
 
@@ -285,9 +285,7 @@ def test_student_and_teacher_have_to_take_the_same_images(student, tmp_path):
 def test_a_preprocessor_beside_the_model_is_the_students(student, teacher):
     """mmengine's runner hands a config's ``data_preprocessor`` to its model; the model's own comes first."""
     own = student['data_preprocessor']
-    common = dict(
-        type='mmkd_graph.GraphDistiller', teacher=teacher, losses=dict(kd=dict(type='mmkd_graph.PearsonLoss'))
-    )
+    common = dict(type='mmkd_graph.GraphDistiller', teacher=teacher, losses=dict(kd=dict(type='mmkd_graph.PKDLoss')))
     bare = {key: value for key, value in student.items() if key != 'data_preprocessor'}
     other = dict(own, mean=[1.0, 2.0, 3.0])
     for config, given, mean in ((bare, other, [1, 2, 3]), (student, own, own['mean']), (student, other, own['mean'])):

@@ -17,7 +17,7 @@ from mmkd_graph.distillers.provenance import differences, image_scales, trained_
 from mmkd_graph.distillers.teacher import resolve_model_config
 
 CONFIGS = import_tool('benchmark/round_trip').CONFIGS
-CRG = dict(crg=dict(type='mmkd_graph.ChannelGraphLoss'))
+CRG = dict(crg=dict(type='mmkd_graph.CRGLoss'))
 
 
 def changed(**values) -> dict:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.losses import PyramidLoss
 
-CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4)
+CRG = dict(type='mmkd_graph.CRGLoss')
 
 
 class Own(PyramidLoss):
@@ -63,16 +63,16 @@ def distiller(student: dict, teacher: dict, **options: Any) -> GraphDistiller:
             dict(losses=dict(crg=dict(type='mmkd_graph.ChanelGraphLoss'))),
             [
                 "model.losses.crg.type='mmkd_graph.Chan",
-                "did you mean 'ChannelGraphLoss'",
-                'PearsonLoss',
+                "did you mean 'CRGLoss'",
+                'PKDLoss',
                 'custom_imports',
             ],
         ),
-        (dict(losses=dict(crg=dict(type='channelgraphloss'))), ["did you mean 'ChannelGraphLoss'"]),
+        (dict(losses=dict(crg=dict(type='channelgraphloss'))), ["did you mean 'CRGLoss'"]),
         (dict(losses=dict(kd=dict(type='FocalLoss'))), ["model.losses.kd.type='FocalLoss' is no", 'PyramidLoss']),
         (
             dict(losses=dict(crg=dict(CRG, solvr='exact'))),
-            ['model.losses.crg.solvr is unknown', "did you mean 'solver'", 'ChannelGraphLoss takes', 'diffusion_time'],
+            ['model.losses.crg.solvr is unknown', "did you mean 'solver'", 'CRGLoss takes', 'diffusion_time'],
         ),
         (dict(losses=dict(kd=dict(type='NeedsWidth'))), ['model.losses.kd.width is missing: NeedsWidth needs']),
         (dict(losses=dict(kd=dict(type='NoSuper'))), ['model.losses.kd: NoSuper does not call super().__init__']),

@@ -32,7 +32,7 @@ def started_from(teacher: dict[str, Any], **parts: dict[str, Any]) -> GraphDisti
     student = tiny_retinanet()
     for part, init_cfg in parts.items():
         student[part]['init_cfg'] = dict(type='Pretrained', **init_cfg)
-    losses = dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4))
+    losses = dict(crg=dict(type='mmkd_graph.CRGLoss'))
     return GraphDistiller(ConfigDict(student), ConfigDict(teacher), losses)
 
 

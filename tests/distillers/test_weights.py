@@ -61,7 +61,7 @@ def test_a_prefix_that_makes_all_fit_is_taken_off(detector, state, save, said, p
 
 def test_the_students_weights_are_found_under_a_prefix_too(student, teacher, state, save):
     model = GraphDistiller(
-        student, teacher, dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')), init_student=save(under('a.b.', state))
+        student, teacher, dict(crg=dict(type='mmkd_graph.CRGLoss')), init_student=save(under('a.b.', state))
     )
     model.init_weights()
     assert_loaded(model.student, state)

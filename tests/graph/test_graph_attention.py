@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from mmkd_graph.graph import channel_attention, relational_attention, spatial_attention
+from mmkd_graph.graph import channel_attention, spatial_attention
 
 
 def features_of(seed, dtype=torch.float64):
@@ -24,24 +24,6 @@ def test_values_against_numpy(temperature, normalize):
     np.testing.assert_allclose(spatial_attention(features, temperature, normalize).numpy(), wanted)
     wanted = 5 * softmax(channel / temperature, axis=1).reshape(2, 5, 1, 1)
     np.testing.assert_allclose(channel_attention(features, temperature, normalize).numpy(), wanted)
-
-
-def test_relational_attention_against_numpy():
-    affinity = features_of(1)[:, :, :, 0].flatten(1)[:, :16].reshape(2, 4, 4)
-    wanted = 4 * softmax(np.abs(affinity.numpy()) / 0.3, axis=2)
-    found = relational_attention(affinity, 0.3)
-    np.testing.assert_allclose(found.numpy(), wanted)
-    torch.testing.assert_close(found.sum(-1), torch.full((2, 4), 4.0, dtype=torch.float64))
-
-
-def test_symmetrising_relational_attention_changes_no_weighted_sum():
-    affinity = features_of(2)[:, :4, :, 0]
-    affinity = affinity + affinity.mT
-    difference = features_of(3)[:, :4, :, 0]
-    difference = (difference + difference.mT).square()
-    weights = relational_attention(affinity)
-    assert not torch.allclose(weights, weights.mT)
-    torch.testing.assert_close((weights * difference).sum(), ((weights + weights.mT) / 2 * difference).sum())
 
 
 def test_mean_is_one():
@@ -88,8 +70,6 @@ def test_bad_temperature(temperature):
     for attention in (spatial_attention, channel_attention):
         with pytest.raises(ValueError, match=r'temperature: got .* accepted is a finite number > 0'):
             attention(features_of(0), temperature)
-    with pytest.raises(ValueError, match='temperature'):
-        relational_attention(torch.eye(2).unsqueeze(0), temperature)
 
 
 def test_bad_shapes():
@@ -97,5 +77,3 @@ def test_bad_shapes():
         spatial_attention(torch.zeros(4, 3))
     with pytest.raises(ValueError, match=r'features: got shape \(1, 0, 2, 2\)'):
         channel_attention(torch.zeros(1, 0, 2, 2))
-    with pytest.raises(ValueError, match=r'affinity: got shape \(2, 3\)'):
-        relational_attention(torch.zeros(2, 3))

@@ -35,24 +35,17 @@ def test_everything_public_is_there_and_documented():
 
 def run_all(features):
     """Every public function once, on one pyramid level."""
-    affinity = graph.channel_affinity(features)
-    laplacian = graph.normalized_laplacian(graph.adjacency(affinity, knn=12))
-    other = graph.normalized_laplacian(graph.adjacency(graph.channel_affinity(features, 'rbf')))
-    spectrum = graph.spectral_embedding(laplacian, 4, 'subspace')
-    results = [affinity, laplacian, *spectrum]
-    results += [
+    results = [
         graph.unit_vertices(features, kind, per=per) for kind in ('cosine', 'pearson') for per in ('image', 'batch')
     ]
     results += [graph.spatial_attention(features), graph.channel_attention(features)]
-    results += [graph.relational_attention(affinity)]
-    results += [graph.projection_distance(other, laplacian, 4, solver=solver) for solver in ('exact', 'subspace')]
     kernel = graph.low_pass_kernel(features[0, :, :4, :4])
     results += [kernel, graph.low_pass(features, kernel), *graph.multi_scale_low_pass(features)]
     results += [graph.info_nce(features[:, :, 0, 0], features[:, :, 1, 1])]
-    results += [graph.residual_distance(other, laplacian, spectrum), graph.heat_distance(other, laplacian)]
-    results += [graph.residual_of_weights(graph.adjacency(affinity), laplacian, spectrum)]
-    results += [graph.laplacian_product(graph.adjacency(affinity), spectrum.vectors)]
-    results += [*graph.channel_graphs(features, features.flip(1), weight=graph.spatial_attention(features))]
+    rows, others = (graph.unit_rows(graph.cut_windows(x, 4)) for x in (features, features.flip(1)))
+    factor = graph.graph_factor(rows)
+    results += [rows, factor, *graph.edge_distance(rows, others), *graph.spectrum(factor.flatten(0, 1))]
+    results += [*graph.spectral_distance(factor, graph.graph_factor(others))]
     embeddings, labels = features[0].flatten(1), torch.arange(features.shape[1]) % 4
     tuples = graph.semihard_tuples(embeddings, labels, margin=0.5)
     results += [graph.pairwise_distance(embeddings), graph.tuple_divergence(embeddings, embeddings.flip(0), tuples)]
@@ -82,9 +75,8 @@ def test_float64_stays_float64():
 
 
 def test_mixed_types_meet_in_the_wider_one():
-    features = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    weight = torch.ones(1, 1, 3, 3, dtype=torch.float64)
-    assert graph.channel_affinity(features.half(), weight=weight).dtype == torch.float64
+    rows = torch.eye(4)
+    assert graph.edge_distance(rows.half(), rows.double())[0].dtype == torch.float64
 
 
 def test_global_random_generator_is_left_alone():

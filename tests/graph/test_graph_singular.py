@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_graph.graph import align_vectors, leading_vectors
+from mmkd_graph.graph.singular import exact_eigenpairs
 
 
 def maps(seed=0, batch=3, channels=6, cells=4, dtype=torch.float64):
@@ -103,3 +104,24 @@ def test_bad_arguments_are_named():
             leading_vectors(*args)
     with pytest.raises(ValueError, match='student, teacher'):
         align_vectors(torch.zeros(2, 4, 3), torch.zeros(2, 4))
+
+
+def test_what_single_precision_loses_is_solved_in_double(monkeypatch):
+    """As LAPACK does with some matrices of rank one but for rounding; which, depends on the machine."""
+    eigh = torch.linalg.eigh
+    rank_one = torch.ones(4, 4) + 1e-30 * torch.eye(4)
+    matrices = torch.stack([torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0])), rank_one, torch.full((4, 4), torch.nan)])
+
+    def lossy(matrix):
+        values, vectors = eigh(matrix)
+        if matrix.dtype == torch.float32:
+            values[1], vectors[1] = torch.nan, torch.nan
+        return values, vectors
+
+    monkeypatch.setattr(torch.linalg, 'eigh', lossy)
+    values, vectors = exact_eigenpairs(matrices)
+    assert values.dtype == vectors.dtype == torch.float32
+    torch.testing.assert_close(values[:2], torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 4.0]]))
+    rebuilt = vectors[:2] @ values[:2].diag_embed() @ vectors[:2].mT
+    torch.testing.assert_close(rebuilt, matrices[:2])
+    assert values[2].isnan().all() and vectors[2].isnan().all()

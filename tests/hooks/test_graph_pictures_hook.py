@@ -18,16 +18,20 @@ from mmengine.dataset import pseudo_collate
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmkd_graph.graph import channel_affinity
 from mmkd_graph.hooks import GraphPicturesHook
 from mmkd_graph.registry import HOOKS
 
 # What is drawn is tested in tests/visualization; here most tests look at the numbers and need no pixels.
 quickly = pytest.mark.usefixtures('without_pixels')
 PICTURES = ('affinity.png', 'losses.png', 'spectra.png')
+
+
+SAMPLE = BaseDataElement(metainfo={'img_shape': (64, 64)})
+"""Of every image: 8 × 8 cells of stride 8."""
 
 
 class NoisyImages(Dataset):
@@ -39,7 +43,7 @@ class NoisyImages(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = torch.linspace(0, index + 1, 3 * 8 * 8).sin().reshape(3, 8, 8)
         noise = random.random() + np.random.rand() + torch.rand(3, 8, 8)
-        return {'inputs': image + 0.1 * noise, 'data_samples': index}
+        return {'inputs': image + 0.1 * noise, 'data_samples': SAMPLE}
 
 
 class Preprocessor(BaseDataPreprocessor):
@@ -293,16 +297,40 @@ def test_the_model_may_be_wrapped_for_distributed_training(tmp_path, process_gro
     assert before['student'].shape == (6, 6)
 
 
-def test_affinities_are_means_over_the_probe_images(tmp_path):
+@quickly
+def test_a_before_of_another_version_counts_as_missing(tmp_path):
+    train(tmp_path, [GraphPicturesHook()], iters=6)
+    path = tmp_path / 'pictures/before.npz'
+    with np.load(path) as archive:
+        np.savez(path, **{name: archive[name] for name in archive.files if not name.endswith('_spectrum')})
+    train(tmp_path, [GraphPicturesHook()], resume=True)
+    before = np.load(path)
+    assert int(before['iteration']) == 6 and 'student_spectrum' in before.files
+
+
+def test_graphs_are_means_over_the_windows_that_hold_cells_of_the_probe_images(tmp_path):
+    height = 40  # of 64 pixels: 5 of 8 rows of cells
+
     class Fixed(NoisyImages):
         def __getitem__(self, index: int) -> dict[str, Any]:
-            return {'inputs': torch.linspace(0, index + 1, 192).sin().reshape(3, 8, 8), 'data_samples': index}
+            sample = BaseDataElement(metainfo={'img_shape': (height if index else 24, 64)})
+            return {'inputs': torch.linspace(0, index + 1, 192).sin().reshape(3, 8, 8), 'data_samples': sample}
 
     model = Distiller().eval()
     loader = DataLoader(Fixed(), collate_fn=pseudo_collate)
     runner = SimpleNamespace(model=model, iter=0, val_loop=object(), val_dataloader=loader)
-    graphs = GraphPicturesHook(num_images=5)._graphs(runner)
-    images = torch.stack([Fixed()[index]['inputs'] for index in range(5)])
+    graphs = GraphPicturesHook(num_images=2)._graphs(runner)
     with torch.no_grad():
-        expected = channel_affinity(model.teacher(images)).mean(0)
-    np.testing.assert_allclose(graphs.teacher, expected.numpy(), atol=1e-6)
+        features = model.teacher(torch.stack([Fixed()[index]['inputs'] for index in range(2)])).double().numpy()
+    parts = [features[0][:, :3, :4], features[0][:, :3, 4:], features[1][:, :4, :4], features[1][:, :4, 4:]]
+    parts += [features[1][:, 4:5, :4], features[1][:, 4:5, 4:]]
+    affinities, spectra = [], []
+    for part in parts:
+        rows = part.reshape(6, -1)
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        affinities.append(rows @ rows.T)
+        weights = (1 + affinities[-1]) / 2
+        root = np.sqrt(weights.sum(1))
+        spectra.append(np.linalg.eigvalsh(np.eye(6) - weights / root[:, None] / root))
+    np.testing.assert_allclose(graphs.teacher, np.mean(affinities, axis=0), atol=1e-5)
+    np.testing.assert_allclose(graphs.teacher_spectrum, np.mean(spectra, axis=0), atol=1e-5)

@@ -43,8 +43,8 @@ class Boxes(Dataset):
         return dict(inputs=image, data_samples=sample)
 
 
-CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4, edge_weight=0, spectral_weight=0)
-MSE = dict(type='mmkd_graph.FeatureMSELoss')
+CRG = dict(type='mmkd_graph.CRGLoss', edge_weight=0, spectral_weight=0)
+MSE = dict(type='mmkd_graph.FitNetLoss')
 
 
 class Recorder(LossScheduleHook):

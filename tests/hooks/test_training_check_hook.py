@@ -29,7 +29,7 @@ from mmkd_graph.distillers.gradient_norms import LossFailed
 from mmkd_graph.losses import PyramidLoss
 from mmkd_graph.registry import HOOKS, MODELS
 
-CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=4)
+CRG = dict(type='mmkd_graph.CRGLoss')
 RATIO = dict(CRG, loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=2))
 HOOK = dict(type='mmkd_graph.TrainingCheckHook')
 

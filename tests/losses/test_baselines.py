@@ -12,22 +12,22 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 
 from mmkd_graph.losses import (
-    ChannelWiseLoss,
+    CWDLoss,
     DistillContext,
-    FeatureMSELoss,
-    FocalGlobalLoss,
-    MaskedGenerativeLoss,
-    PearsonLoss,
+    FGDLoss,
+    FitNetLoss,
+    MGDLoss,
+    PKDLoss,
     PyramidSpec,
 )
 
-BASELINES = [FeatureMSELoss, ChannelWiseLoss, PearsonLoss, FocalGlobalLoss, MaskedGenerativeLoss]
+BASELINES = [FitNetLoss, CWDLoss, PKDLoss, FGDLoss, MGDLoss]
 TERMS = {
-    'FeatureMSELoss': {'mse'},
-    'ChannelWiseLoss': {'divergence'},
-    'PearsonLoss': {'pearson'},
-    'FocalGlobalLoss': {'foreground', 'background', 'attention', 'relation'},
-    'MaskedGenerativeLoss': {'generation'},
+    'FitNetLoss': {'mse'},
+    'CWDLoss': {'divergence'},
+    'PKDLoss': {'pearson'},
+    'FGDLoss': {'foreground', 'background', 'attention', 'relation'},
+    'MGDLoss': {'generation'},
 }
 # Equal pyramids cost nothing; a generation block has to learn even that.
 EXACT = BASELINES[:-1]

@@ -14,13 +14,13 @@ from conftest import annotated
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmkd_graph.losses import AttentionGraphLoss, DistillContext, PyramidSpec, RelationshipMatchingLoss
+from mmkd_graph.losses import DistillContext, MHGDLoss, PyramidSpec, REFILLEDLoss
 from mmkd_graph.losses.gathering import gather_samples
 
 STRIDES = (8, 16)
 LOSSES = {
-    'mhgd': lambda **kwargs: AttentionGraphLoss(pool_size=2, num_heads=4, samples='instances', **kwargs),
-    'refilled': lambda **kwargs: RelationshipMatchingLoss(num_classes=3, margin=0.5, samples='instances', **kwargs),
+    'mhgd': lambda **kwargs: MHGDLoss(pool_size=2, num_heads=4, samples='instances', **kwargs),
+    'refilled': lambda **kwargs: REFILLEDLoss(num_classes=3, margin=0.5, samples='instances', **kwargs),
 }
 
 

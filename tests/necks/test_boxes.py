@@ -13,13 +13,13 @@ from mmengine.structures import InstanceData
 
 from mmkd_graph.checking import accuracy
 from mmkd_graph.losses import (
-    AttentionGraphLoss,
     DistillContext,
-    FocalGlobalLoss,
-    LowFrequencyContrastiveLoss,
+    FGDLoss,
+    LFCCLoss,
+    MHGDLoss,
     PyramidLoss,
     PyramidSpec,
-    RelationshipMatchingLoss,
+    REFILLEDLoss,
 )
 from mmkd_graph.necks import horizontal_boxes, read_instances
 
@@ -108,11 +108,11 @@ def sample(boxes: BaseBoxes | torch.Tensor) -> DetDataSample:
 @pytest.mark.parametrize(
     ('method', 'options'),
     [
-        (AttentionGraphLoss, dict(samples='instances')),
-        (FocalGlobalLoss, {}),
-        (LowFrequencyContrastiveLoss, dict(samples='instances')),
-        (RelationshipMatchingLoss, dict(num_classes=3, samples='cells')),
-        (RelationshipMatchingLoss, dict(num_classes=3, samples='instances')),
+        (MHGDLoss, dict(samples='instances')),
+        (FGDLoss, {}),
+        (LFCCLoss, dict(samples='instances')),
+        (REFILLEDLoss, dict(num_classes=3, samples='cells')),
+        (REFILLEDLoss, dict(num_classes=3, samples='instances')),
     ],
 )
 @pytest.mark.parametrize('kind', KINDS)

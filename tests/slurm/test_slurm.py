@@ -29,7 +29,7 @@ model = dict(
     type='mmkd_graph.GraphDistiller',
     student={student!r},
     teacher=dict(config={teacher!r}, checkpoint={weights!r}),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4)))
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=12)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 default_hooks = dict(

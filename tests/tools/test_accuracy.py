@@ -57,7 +57,7 @@ def test_the_search_goes_on_until_the_best_value_has_no_better_neighbour(accurac
 SUITE = """
 teacher = {config!r}
 student = {config!r}
-methods = dict(crg=dict(type='ChannelGraphLoss', loss_weight=dict(type='GradientRatio', ratio=1)), own={config!r})
+methods = dict(crg=dict(type='CRGLoss', loss_weight=dict(type='GradientRatio', ratio=1)), own={config!r})
 tune = dict(key='loss_weight.ratio', values=[1, 2, 8])
 seeds = [0, 1]
 distiller = dict(taps='backbone')
@@ -109,9 +109,7 @@ def test_a_method_is_the_students_config_with_one_loss(accuracy, suite: Path, tm
     path = tmp_path / 'crg.py'
     path.write_text(content.config('crg', Path('teacher.pth'), 2))
     config = Config.fromfile(path)
-    assert config.model.losses == dict(
-        crg=dict(type='ChannelGraphLoss', loss_weight=dict(type='GradientRatio', ratio=2))
-    )
+    assert config.model.losses == dict(crg=dict(type='CRGLoss', loss_weight=dict(type='GradientRatio', ratio=2)))
     assert config.model.student == dict(type='RetinaNet', backbone=dict(depth=18))
     assert config.model.taps == 'backbone'
     assert config.model.teacher.checkpoint == 'teacher.pth' and config.custom_hooks == [dict(type='EMAHook')]

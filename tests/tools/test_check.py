@@ -86,7 +86,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / 'student.py').write_text(f'{common}\nmodel = {tiny_retinanet(num_classes=len(CLASSES))!r}\n')
     save(folder, 'teacher')
     torch.save(dict(state_dict=MODELS.build(teacher).state_dict()), folder / 'plain.pth')
-    loss = dict(type='mmkd_graph.ChannelGraphLoss', k=4, loss_weight=0.1)
+    loss = dict(type='mmkd_graph.CRGLoss', loss_weight=0.1)
     for name in ('teacher', 'plain'):
         (folder / ('distilled.py' if name == 'teacher' else 'distilled_plain.py')).write_text(
             f"""_base_ = './student.py'
@@ -162,12 +162,12 @@ model = dict({dict(tiny_retinanet(num_classes=len(CLASSES)))!r}, type=RetinaNet)
 with read_base():
     from .pure_student import *
 from mmkd_graph.distillers import GraphDistiller
-from mmkd_graph.losses import ChannelGraphLoss
+from mmkd_graph.losses import CRGLoss
 model = dict(
     type=GraphDistiller,
     student=model,
     teacher=dict(config={str(job / 'teacher.py')!r}, checkpoint={str(job / 'teacher.pth')!r}),
-    losses=dict(crg=dict(type=ChannelGraphLoss, k=4, loss_weight=0.1)))
+    losses=dict(crg=dict(type=CRGLoss, loss_weight=0.1)))
 """
     )
     code, output = check('--batches', '1', config='pure.py')

@@ -84,7 +84,7 @@ model = dict(
     type='mmkd_graph.GraphDistiller',
     student={{{{_base_.model}}}},
     teacher=dict(config={str(folder / 'teacher.py')!r}, checkpoint={str(folder / 'teacher' / 'iter_6.pth')!r}),
-    losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4)))
+    losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))
 custom_hooks = [dict(type='mmkd_graph.StudentExportHook'), dict(type='EMAHook')]
 """
     )

@@ -27,18 +27,17 @@ from mmkd_graph.datasets import CLASSES, generate_shapes
 # One line more for every further loss: it is then part of all runs here.
 LOSSES = dict(
     crg=dict(
-        type='mmkd_graph.ChannelGraphLoss',
-        k=4,
+        type='mmkd_graph.CRGLoss',
         loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=3),
     ),
-    cwd=dict(type='mmkd_graph.ChannelWiseLoss'),
-    fgd=dict(type='mmkd_graph.FocalGlobalLoss'),
-    mgd=dict(type='mmkd_graph.MaskedGenerativeLoss'),
-    mhgd=dict(type='mmkd_graph.AttentionGraphLoss'),
-    refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=len(CLASSES)),
-    lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss', embed_channels=8),
-    fitnet=dict(type='mmkd_graph.FeatureMSELoss'),
-    pkd=dict(type='mmkd_graph.PearsonLoss'),
+    cwd=dict(type='mmkd_graph.CWDLoss'),
+    fgd=dict(type='mmkd_graph.FGDLoss'),
+    mgd=dict(type='mmkd_graph.MGDLoss'),
+    mhgd=dict(type='mmkd_graph.MHGDLoss'),
+    refilled=dict(type='mmkd_graph.REFILLEDLoss', num_classes=len(CLASSES)),
+    lfcc=dict(type='mmkd_graph.LFCCLoss', embed_channels=8),
+    fitnet=dict(type='mmkd_graph.FitNetLoss'),
+    pkd=dict(type='mmkd_graph.PKDLoss'),
 )
 
 CONFIG = """
@@ -317,7 +316,7 @@ def test_compiles(home: Path, tmp_path: Path) -> None:
     config = tmp_path / 'compiled.py'
     config.write_text(
         f"""_base_ = {str(home / 'iterations.py')!r}
-model = dict(losses=dict(_delete_=True, crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4)))
+model = dict(losses=dict(_delete_=True, crg=dict(type='mmkd_graph.CRGLoss')))
 custom_hooks = []
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.1))
 train_cfg = dict(max_iters=1)

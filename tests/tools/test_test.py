@@ -58,7 +58,7 @@ def run(test: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
 
 DISTILLED = f"""
 model = dict(type='mmkd_graph.GraphDistiller', student={tiny_retinanet()!r},
-             teacher=dict(config='t.py', checkpoint='t.pth'), losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss')))
+             teacher=dict(config='t.py', checkpoint='t.pth'), losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))
 custom_hooks = [dict(type='mmkd_graph.TrainingCheckHook'), dict(type='EMAHook')]
 """
 

@@ -147,7 +147,7 @@ def test_offline_keeps_the_architecture_and_drops_what_is_loaded(zoo):
     ids=str,
 )
 def test_reasons_that_are_the_teachers_begin_so(zoo, student, teacher, change):
-    options = dict(student=student, teacher=teacher, losses=dict(kd=dict(type='FeatureMSELoss')))
+    options = dict(student=student, teacher=teacher, losses=dict(kd=dict(type='FitNetLoss')))
     with pytest.raises(ValueError) as caught:
         GraphDistiller(**{**options, **change})
     assert str(caught.value).startswith(zoo.OF_TEACHERS)

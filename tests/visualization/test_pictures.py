@@ -5,24 +5,35 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_graph.graph import adjacency, channel_affinity, normalized_laplacian
+from mmkd_graph.graph import cut_windows, unit_rows
 from mmkd_graph.visualization import (
     laplacian_spectrum,
     plot_affinities,
     plot_losses,
     plot_spectra,
     spectral_order,
+    window_affinity,
 )
 from mmkd_graph.visualization.canvas import change
 
 
 @pytest.fixture
-def affinities() -> list[np.ndarray]:
-    """Before, after, teacher: (12, 12) each; the student is nearer to the teacher after than before."""
+def graphs() -> list[torch.Tensor]:
+    """Unit rows (4, 12, 9) of before, after, teacher: the student is nearer to the teacher after than before."""
     generator = torch.Generator().manual_seed(0)
     teacher, noise = torch.randn(2, 1, 12, 6, 6, generator=generator)
-    features = (noise, 0.8 * teacher + 0.2 * noise, teacher)
-    return [channel_affinity(feature)[0].numpy() for feature in features]
+    return [unit_rows(cut_windows(x, 3)).flatten(0, 1) for x in (noise, 0.8 * teacher + 0.2 * noise, teacher)]
+
+
+@pytest.fixture
+def affinities(graphs) -> list[np.ndarray]:
+    """Before, after, teacher: (12, 12) each; the student is nearer to the teacher after than before."""
+    return [window_affinity(rows) for rows in graphs]
+
+
+def test_the_affinity_of_windows_is_the_mean_of_theirs(graphs):
+    wanted = np.mean([rows @ rows.T for rows in graphs[0].double().numpy()], axis=0)
+    np.testing.assert_allclose(window_affinity(graphs[0]), wanted, atol=1e-6)
 
 
 def test_affinities_draws_the_given_matrices_on_one_scale(affinities):
@@ -73,10 +84,12 @@ def test_affinities_refuses_other_shapes(affinities, shape):
 def test_tiny_graphs_can_be_drawn(channels, tmp_path):
     matrices = [np.eye(channels)] * 3
     plot_affinities(*matrices).savefig(tmp_path / 'affinity.png')
-    plot_spectra(*(laplacian_spectrum(matrix) for matrix in matrices)).savefig(tmp_path / 'spectra.png')
+    values = laplacian_spectrum(torch.eye(channels).unsqueeze(0))
+    assert values.shape == (channels,)
+    plot_spectra(values, values, values).savefig(tmp_path / 'spectra.png')
 
 
-def test_spectral_order_puts_groups_together_and_isolated_channels_last():
+def test_spectral_order_puts_groups_together_and_dead_channels_last():
     group = np.arange(20) % 2
     affinity = np.where(group[:, None] == group[None], 0.9, 0.1)
     affinity[7, :] = affinity[:, 7] = 0.0
@@ -87,13 +100,17 @@ def test_spectral_order_puts_groups_together_and_isolated_channels_last():
     assert group[order[0]] == group[0]
 
 
-def test_laplacian_spectrum_is_that_of_the_graph(affinities):
-    weights = adjacency(torch.from_numpy(affinities[2])[None].double())
-    expected = torch.linalg.eigvalsh(normalized_laplacian(weights)[0]).numpy()
-    spectrum = laplacian_spectrum(affinities[2])
-    np.testing.assert_allclose(spectrum, expected, atol=1e-12)
-    assert spectrum[0] == pytest.approx(0, abs=1e-7)
-    assert spectrum[-1] <= 2
+def test_laplacian_spectrum_is_the_mean_of_the_windows_smallest_eigenvalues(graphs):
+    wanted = []
+    for rows in graphs[2].double().numpy():
+        weights = (1 + rows @ rows.T) / 2
+        root = np.sqrt(weights.sum(1))
+        wanted.append(np.linalg.eigvalsh(np.eye(12) - weights / root[:, None] / root))
+    wanted = np.mean(wanted, axis=0)
+    values = laplacian_spectrum(graphs[2])
+    assert values.shape == (10,)
+    np.testing.assert_allclose(values, wanted[:10], atol=1e-5)
+    np.testing.assert_allclose(wanted[10:], 1, atol=1e-10)
 
 
 def test_spectra_draws_the_given_values_with_legend_and_labels():

@@ -1,11 +1,10 @@
-"""Time of the losses alone, forward and backward: how it grows, and the spectral term against ``eigh`` with autograd.
+"""Time of the losses alone, forward and backward: how it grows, and what CRG's small matrices save.
 
 Growth: one loss over the number of images N, of cells H*W, of channels C and of levels, each swept alone; the
 exponent p of ``seconds = a + b * x^p`` is fitted with the constant a, which small problems consist of.
 
-Spectral term: every distance and solver on the same graphs, against the same distance through ``torch.linalg.eigh`` and
-autograd; the cosine and the relative difference of the gradients are against that in float64. Its solvers: time and
-error on graphs with a gap, without one, and of a level of nine cells.
+Windows: edges and spectrum of CRG over the size of a window, by matrices of channels × channels and by those of the
+loss.
 
 Example:
     python tools/benchmark/loss_time.py
@@ -34,22 +33,22 @@ from samples import random_samples
 from timing import Spread, alternate, machine
 
 from mmkd_graph import graph
-from mmkd_graph.losses.channel_graph_loss import TAPERED_DEGREE
 from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
 from mmkd_graph.registry import MODELS
 
 LOSSES: dict[str, dict] = {
-    'crg': dict(type='ChannelGraphLoss'),
-    'mhgd': dict(type='AttentionGraphLoss'),
-    'lfcc': dict(type='LowFrequencyContrastiveLoss'),
-    'refilled': dict(type='RelationshipMatchingLoss', num_classes=80),
-    'fitnet': dict(type='FeatureMSELoss'),
-    'cwd': dict(type='ChannelWiseLoss'),
-    'pkd': dict(type='PearsonLoss'),
-    'fgd': dict(type='FocalGlobalLoss'),
-    'mgd': dict(type='MaskedGenerativeLoss'),
+    'crg': dict(type='CRGLoss'),
+    'mhgd': dict(type='MHGDLoss'),
+    'lfcc': dict(type='LFCCLoss'),
+    'refilled': dict(type='REFILLEDLoss', num_classes=80),
+    'fitnet': dict(type='FitNetLoss'),
+    'cwd': dict(type='CWDLoss'),
+    'pkd': dict(type='PKDLoss'),
+    'fgd': dict(type='FGDLoss'),
+    'mgd': dict(type='MGDLoss'),
 }
 BOXES = 8
+WINDOWS = (2, 3, 4, 5, 8)
 START = dict(images=2, side=32, channels=128, levels=2)
 SWEEPS: dict[str, Sequence[int]] = {
     'images': (1, 2, 4, 8, 16),
@@ -120,124 +119,49 @@ def growth(args: argparse.Namespace, device: torch.device) -> tuple[list[str], d
     return lines, found
 
 
-def projection_by_autograd(laplacian_s: Tensor, laplacian_t: Tensor, k: int) -> Tensor:
-    vectors_s, vectors_t = (torch.linalg.eigh(x).eigenvectors[..., :k] for x in (laplacian_s, laplacian_t))
-    return 1 - (vectors_t.mT @ vectors_s).square().sum((-2, -1)) / k
+def plain(student: Tensor, teacher: Tensor) -> Tensor:
+    """Edge and spectral distance of unit rows (N, K, C, L) by matrices of C × C, as the formulas are read."""
+    affinities = [rows @ rows.mT for rows in (student, teacher)]
+    edges = (affinities[0] - affinities[1]).square().sum((-2, -1))
+    roots = [((1 + a) / 2).sum(-1, keepdim=True).sqrt() for a in affinities]
+    graphs = [(1 + a) / 2 / root / root.mT for a, root in zip(affinities, roots, strict=True)]
+    trivial = roots[1] / torch.linalg.vector_norm(roots[1], dim=-2, keepdim=True)
+    embedding = graphs[1] - trivial @ trivial.mT
+    return (edges + ((graphs[0] - graphs[1]) @ embedding).square().sum((-2, -1))).mean()
 
 
-def residual_by_autograd(laplacian_s: Tensor, laplacian_t: Tensor, k: int) -> Tensor:
-    spectrum = graph.Spectrum(*(x[..., : k + 1] for x in torch.linalg.eigh(laplacian_t)))
-    return graph.residual_distance(laplacian_s, laplacian_t, spectrum, taper=True)
+def small(student: Tensor, teacher: Tensor) -> Tensor:
+    """The same by the matrices of the loss."""
+    edges, _ = graph.edge_distance(student, teacher)
+    embedding, _ = graph.spectral_distance(graph.graph_factor(student), graph.graph_factor(teacher))
+    return (edges + embedding).mean()
 
 
-def residual_fast(weights_s: Tensor, laplacian_t: Tensor, k: int, solver: str) -> Tensor:
-    spectrum = graph.spectral_embedding(laplacian_t, k + 1, solver, degree=TAPERED_DEGREE)
-    return graph.residual_of_weights(weights_s, laplacian_t, spectrum, taper=True)
-
-
-def spectral(args: argparse.Namespace, device: torch.device) -> tuple[list[str], dict[str, Any]]:
-    """Time and gradient, down to the student's edge weights."""
-    k, graphs, channels = args.k, args.graphs, args.graph_channels
-    affinity_s, affinity_t = (graph.channel_affinity(maps(graphs, channels, 20, seed, device)) for seed in (1, 2))
-    weights_t = graph.adjacency(affinity_t)
-    laplacian_t = graph.normalized_laplacian(weights_t)
-    weights = graph.adjacency(affinity_s).requires_grad_()
-
-    def dense(distance: Callable) -> Callable:
-        return lambda w, t: distance(graph.normalized_laplacian(w), t, k)
-
-    reference = {'projection': dense(projection_by_autograd), 'residual': dense(residual_by_autograd)}
-    paths: dict[str, tuple[str, Callable]] = {
-        'projection, eigh with autograd': ('projection', reference['projection']),
-        'projection, exact': ('projection', dense(graph.projection_distance)),
-        'projection, subspace': (
-            'projection',
-            dense(lambda s, t, k: graph.projection_distance(s, t, k, solver='subspace')),
-        ),
-        'residual, exact': ('residual', lambda w, t: residual_fast(w, t, k, 'exact')),
-        'residual, subspace (default)': ('residual', lambda w, t: residual_fast(w, t, k, 'subspace')),
-    }
-
-    def gradient(distance: Callable, weights: Tensor, laplacian: Tensor) -> Tensor:
-        return torch.autograd.grad(distance(weights, laplacian).mean(), weights)[0]
-
-    def edges(grad: Tensor) -> Tensor:
-        return (grad - torch.diag_embed(grad.diagonal(dim1=-2, dim2=-1))).double().flatten()
-
-    exact = {
-        name: edges(gradient(distance, weights.double().detach().requires_grad_(), laplacian_t.double()))
-        for name, distance in reference.items()
-    }
-    calls = {name: (lambda d=distance: gradient(d, weights, laplacian_t)) for name, (_, distance) in paths.items()}
-    seconds, peaks = alternate(calls, args.rounds, 1, device)
-    base = seconds['projection, eigh with autograd']
+def windows(args: argparse.Namespace, device: torch.device) -> tuple[list[str], dict[str, Any]]:
+    """Time of edges and spectrum over the sizes of windows, and how far apart both ways are."""
     lines = [
-        '| spectral term | milliseconds | faster than eigh with autograd | gradient: cosine | relative difference |',
+        '| window | C × C, milliseconds | by cells | faster | value: relative difference |',
         '|---|---:|---:|---:|---:|',
     ]
     found: dict[str, Any] = {}
-    for name, (kind, distance) in paths.items():
-        grad = edges(gradient(distance, weights, laplacian_t))
-        cosine = F.cosine_similarity(grad, exact[kind], dim=0).item()
-        difference = ((grad - exact[kind]).norm() / exact[kind].norm()).item()
-        speedup = Spread.of([b / x for b, x in zip(base, seconds[name], strict=True)])
-        median = Spread.of(seconds[name]).median
-        found[name] = dict(seconds=seconds[name], cosine=cosine, difference=difference, peak_bytes=peaks.get(name))
-        lines.append(
-            f'| {name} | {1000 * median:.1f} | {speedup.median:.1f} ({speedup.low:.1f} to {speedup.high:.1f}) | '
-            f'{cosine:.5f} | {difference:.1e} |'
-        )
-    lines += ['', f'{graphs} graphs of {channels} channels, k = {k}. Gradients against the same distance in float64.']
-    return lines, found
-
-
-def solvers(args: argparse.Namespace, device: torch.device) -> tuple[list[str], dict[str, Any]]:
-    """Time and error of the tapered embedding by each way to solve for it."""
-    k, count, channels = args.k + 1, args.graphs, args.graph_channels
-
-    def laplacian(features: Tensor) -> Tensor:
-        return graph.normalized_laplacian(graph.adjacency(graph.channel_affinity(features)))
-
-    # The first half are the graphs of the step before, for the warm start: same network, other images.
-    kinds = {
-        'patterns': maps(2 * count, channels, 20, 2, device),
-        'noise': torch.randn(2 * count, channels, 20, 20, generator=torch.Generator().manual_seed(2)).to(device),
-        'nine cells': maps(2 * count, channels, 3, 2, device),
-    }
-    lines = ['| graphs | solver | milliseconds | error: median | largest |', '|---|---|---:|---:|---:|']
-    found: dict[str, Any] = {}
-    for kind, features in kinds.items():
-        before, now = laplacian(features).split(count)
-        start = graph.spectral_embedding(before, k + 11).vectors
-        ways: dict[str, Callable] = {
-            'exact': lambda now=now: graph.spectral_embedding(now, k),
-            'subspace': lambda now=now: graph.spectral_embedding(now, k, 'subspace'),
-            f'subspace, degree {TAPERED_DEGREE} (the loss)': lambda now=now: graph.spectral_embedding(
-                now, k, 'subspace', degree=TAPERED_DEGREE
-            ),
-            'subspace, warm start, one round': lambda now=now, start=start: graph.spectral_embedding(
-                now, k, 'subspace', start=start
-            ),
+    features = [maps(2, args.graph_channels, 40, seed, device) for seed in (1, 2)]
+    for size in WINDOWS:
+        rows = [graph.unit_rows(graph.cut_windows(x, size)) for x in features]
+        student = rows[0].detach().requires_grad_()
+        calls = {
+            way.__name__: (lambda way=way, s=student, t=rows[1]: torch.autograd.grad(way(s, t), s))
+            for way in (plain, small)
         }
-        exact = tapered_projector(graph.spectral_embedding(now.double(), k))
-        seconds, _ = alternate(ways, args.rounds, 1, device)
-        for name, way in ways.items():
-            difference = torch.linalg.matrix_norm(tapered_projector(way()).double() - exact)
-            error = difference / torch.linalg.matrix_norm(exact).clamp(min=1e-3)
-            median, largest = error.median().item(), error.max().item()
-            time = Spread.of(seconds[name]).median
-            found[f'{kind}/{name}'] = dict(seconds=seconds[name], median=median, largest=largest)
-            lines.append(f'| {kind} | {name} | {1000 * time:.1f} | {median:.0e} | {largest:.0e} |')
-    lines += ['', f'{count} graphs of {channels} channels, k = {args.k}; error of the tapered projector, relative.']
+        seconds, _ = alternate(calls, args.rounds, 1, device)
+        exact = plain(*(x.detach().double() for x in (student, rows[1])))
+        difference = (small(student, rows[1]).double() / exact - 1).abs().item()
+        speedup = Spread.of([a / b for a, b in zip(seconds['plain'], seconds['small'], strict=True)])
+        found[str(size)] = dict(seconds=seconds, difference=difference)
+        times = ' | '.join(f'{1000 * Spread.of(seconds[way]).median:.1f}' for way in ('plain', 'small'))
+        interval = f'{speedup.median:.1f} ({speedup.low:.1f} to {speedup.high:.1f})'
+        lines.append(f'| {size} | {times} | {interval} | {difference:.0e} |')
+    lines += ['', f'Unit rows of 2 images, 40 × 40 cells, {args.graph_channels} channels; forward and backward.']
     return lines, found
-
-
-def tapered_projector(spectrum: graph.Spectrum) -> Tensor:
-    """The positive part of (cut-off - Laplacian), scaled to norm 1: what the tapered residual sees of the teacher."""
-    values, vectors = spectrum
-    last = values[:, -1:]
-    weight = (last - values).clamp(min=0) / (last - values[:, :1]).clamp(min=1e-3)
-    return (vectors * weight.square().unsqueeze(-2)) @ vectors.mT
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -268,9 +192,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--losses', nargs='+', choices=list(LOSSES), default=['crg'], help='whose growth')
-    parser.add_argument('--graphs', type=int, default=80, help='of the spectral term')
-    parser.add_argument('--graph-channels', type=int, default=256, help='of the spectral term')
-    parser.add_argument('--k', type=int, default=16, help='eigenvectors')
+    parser.add_argument('--graph-channels', type=int, default=256, help='of the graphs of windows')
     parser.add_argument('--rounds', type=int, default=15, help='at least 6')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark/loss_time'), help='without suffix')
@@ -278,14 +200,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.rounds < 6:
         parser.error('--rounds: an interval of the median needs at least 6')
     device = torch.device(args.device)
-    spectral_lines, spectral_found = spectral(args, device)
-    solver_lines, solver_found = solvers(args, device)
+    window_lines, window_found = windows(args, device)
     growth_lines, growth_found = growth(args, device)
     text = '\n'.join(
         [
-            *spectral_lines,
-            '',
-            *solver_lines,
+            *window_lines,
             '',
             *growth_lines,
             '',
@@ -296,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f'\n{text}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix('.md').write_text(text)
-    content = dict(spectral=spectral_found, solvers=solver_found, growth=growth_found, machine=machine(device))
+    content = dict(windows=window_found, growth=growth_found, machine=machine(device))
     args.out.with_suffix('.json').write_text(json.dumps(content, indent=1))
     draw(growth_found, args.out.with_suffix('.png'))
     return 0

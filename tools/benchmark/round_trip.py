@@ -35,7 +35,7 @@ import mmkd_graph.distillers  # noqa: F401 - registers the distiller
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 
-CRG = dict(type='mmkd_graph.ChannelGraphLoss', k=8)
+CRG = dict(type='mmkd_graph.CRGLoss')
 
 _MOST_PREDICTIONS = 30
 """Boxes kept per image: with all score thresholds at 0 there would be as many as a config allows."""

@@ -2,17 +2,16 @@
 
 Whole steps through ``train_step`` (preprocessing, forward, backward, optimizer) on random images and random weights.
 Every round measures the student alone, the teacher's features alone and every path once, in changing order; the ratio
-``path / (student + teacher)`` is taken within the round. Three paths are plain readings of how it is done elsewhere:
+``path / (student + teacher)`` is taken within the round. Two kinds of paths are no methods:
 
-- ``whole teacher``: the teacher runs its head and losses too;
-- ``eigh with autograd``: both spectral embeddings by ``torch.linalg.eigh``, level by level, differentiated;
-- ``recomputed``: every term computes attention and affinity for itself.
+- ``… alone``: no step, but forward and backward of the loss on the pyramids of the batch: what it costs;
+- ``whole teacher``: the teacher runs its head and losses too, as it is done elsewhere.
 
 Peak memory is CUDA's own count, or on a CPU that of a process per path (``--memory``), over what importing takes.
 
 Example:
     python tools/benchmark/step_time.py --rounds 20 --memory
-    python tools/benchmark/step_time.py --paths crg --rounds 60
+    python tools/benchmark/step_time.py --paths 'no loss' crg 'crg alone' --rounds 40
 """
 
 from __future__ import annotations
@@ -39,14 +38,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from samples import random_samples
 from timing import Spread, alternate, machine
 
-from mmkd_graph import graph
 from mmkd_graph.distillers.taps import as_pyramid, recorded
 from mmkd_graph.distillers.teacher import FrozenTeacher, resolve_model_config
-from mmkd_graph.losses import ChannelGraphLoss
 from mmkd_graph.losses.interface import DistillContext, Pyramid, PyramidLoss
 from mmkd_graph.registry import MODELS
-
-TEMPERATURE = ChannelGraphLoss().temperature
 
 
 @MODELS.register_module()
@@ -55,55 +50,6 @@ class NoLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         return {}
-
-
-@MODELS.register_module()
-class PlainChannelGraphLoss(PyramidLoss):
-    """CRG written down term by term, as a reference for time.
-
-    Args:
-        eigh: compare the embeddings as subspaces, both by ``torch.linalg.eigh`` with autograd on the student's.
-    """
-
-    def __init__(self, eigh: bool) -> None:
-        super().__init__()
-        self.eigh = eigh
-
-    def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = {}
-        for s, t in zip(student, teacher, strict=True):
-            s, t = s.float(), t.float()
-            for name, term in (('vertex', self._vertex), ('edge', self._edge), ('spectral', self._spectral)):
-                terms[name] = terms.get(name, 0) + term(s, t) / len(student)
-        return terms
-
-    @staticmethod
-    def _position(t: Tensor) -> Tensor:
-        return graph.spatial_attention(t, TEMPERATURE, normalize=True)
-
-    def _vertex(self, s: Tensor, t: Tensor) -> Tensor:
-        weight = self._position(t) * graph.channel_attention(t, TEMPERATURE, normalize=True)
-        error, energy = ((weight * x.square()).mean(dim=(1, 2, 3)) for x in (s - t, t))
-        return (error / energy).mean()
-
-    def _affinities(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        position = self._position(t)
-        return graph.channel_affinity(s, weight=position), graph.channel_affinity(t, weight=position)
-
-    def _edge(self, s: Tensor, t: Tensor) -> Tensor:
-        affinity_s, affinity_t = self._affinities(s, t)
-        return ((affinity_s - affinity_t).square() * graph.relational_attention(affinity_t, TEMPERATURE)).mean()
-
-    def _spectral(self, s: Tensor, t: Tensor) -> Tensor:
-        laplacian_s, laplacian_t = (graph.normalized_laplacian(graph.adjacency(a)) for a in self._affinities(s, t))
-        if not self.eigh:
-            spectrum = graph.spectral_embedding(laplacian_t, 17, 'subspace')
-            return graph.residual_distance(laplacian_s, laplacian_t, spectrum, taper=True).mean()
-        if laplacian_s.requires_grad:
-            laplacian_s.register_hook(torch.nan_to_num)  # repeated eigenvalues
-        vectors_s, vectors_t = (torch.linalg.eigh(x).eigenvectors[..., :16] for x in (laplacian_s, laplacian_t))
-        overlap = (vectors_t.mT @ vectors_s).square().sum((-2, -1))
-        return (1 - overlap / vectors_s.shape[-1]).mean()
 
 
 class WholeTeacher:
@@ -123,29 +69,28 @@ class WholeTeacher:
         return as_pyramid(outputs[-1], 'teacher')
 
 
-CRG = 'mmkd_graph.ChannelGraphLoss'
+CRG = 'mmkd_graph.CRGLoss'
 PATHS: dict[str, dict] = {
     'no loss': dict(type='NoLoss'),
     'crg': dict(type=CRG),
     'crg, vertex': dict(type=CRG, edge_weight=0, spectral_weight=0),
     'crg, edge': dict(type=CRG, vertex_weight=0, spectral_weight=0),
     'crg, spectral': dict(type=CRG, vertex_weight=0, edge_weight=0),
-    'crg, exact solver': dict(type=CRG, solver='exact'),
-    'crg, projection': dict(type=CRG, distance='projection'),
-    'crg, heat': dict(type=CRG, distance='heat', diffusion_time=1.0),
-    'crg, graph of the batch': dict(type=CRG, graph='batch'),
+    'crg, whole maps': dict(type=CRG, window=1024),
+    'crg alone': dict(type=CRG),
     'whole teacher': dict(type=CRG),
-    'eigh with autograd': dict(type='PlainChannelGraphLoss', eigh=True),
-    'recomputed': dict(type='PlainChannelGraphLoss', eigh=False),
-    'mhgd': dict(type='mmkd_graph.AttentionGraphLoss'),
-    'lfcc': dict(type='mmkd_graph.LowFrequencyContrastiveLoss'),
-    'refilled': dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=80),
-    'fitnet': dict(type='mmkd_graph.FeatureMSELoss'),
-    'cwd': dict(type='mmkd_graph.ChannelWiseLoss'),
-    'pkd': dict(type='mmkd_graph.PearsonLoss'),
-    'fgd': dict(type='mmkd_graph.FocalGlobalLoss'),
-    'mgd': dict(type='mmkd_graph.MaskedGenerativeLoss'),
+    'mhgd': dict(type='mmkd_graph.MHGDLoss'),
+    'lfcc': dict(type='mmkd_graph.LFCCLoss'),
+    'refilled': dict(type='mmkd_graph.REFILLEDLoss', num_classes=80),
+    'fitnet': dict(type='mmkd_graph.FitNetLoss'),
+    'cwd': dict(type='mmkd_graph.CWDLoss'),
+    'pkd': dict(type='mmkd_graph.PKDLoss'),
+    'fgd': dict(type='mmkd_graph.FGDLoss'),
+    'mgd': dict(type='mmkd_graph.MGDLoss'),
 }
+
+
+ALONE = ' alone'
 
 
 class Bench:
@@ -190,10 +135,23 @@ class Bench:
 
     def path(self, name: str) -> Callable[[], object]:
         model = self.distiller(PATHS[name])
+        if name.endswith(ALONE):
+            return self.loss(model)
         if name == 'whole teacher':
             samples = self._prepared(model)[1]
             object.__setattr__(model, '_teacher', WholeTeacher(model.teacher, samples))
         return self.step(model)
+
+    def loss(self, model: nn.Module) -> Callable[[], object]:
+        """Forward and backward of a distiller's loss, down to the student's pyramid."""
+        with torch.no_grad():
+            _, _, (student, teacher), context = model.observe(*self._prepared(model))
+            student = tuple(x.requires_grad_() for x in model.distill.adapter(student))
+
+        def run() -> None:
+            torch.autograd.grad(sum(model.distill.losses['kd'](student, teacher, context).values()), student)
+
+        return run
 
     def features(self) -> Callable[[], object]:
         """The teacher's ``extract_feat`` on a preprocessed batch."""
@@ -269,7 +227,9 @@ def draw(seconds: dict[str, list[float]], where: str, path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    names = [name for name in seconds if name not in ('student', 'teacher')]
+    names = [name for name in seconds if name not in ('student', 'teacher') and not name.endswith(ALONE)]
+    if not names:
+        return
     floor = [a + b for a, b in zip(seconds['student'], seconds['teacher'], strict=True)]
     spreads = [Spread.of([v / f for v, f in zip(seconds[name], floor, strict=True)]) for name in names]
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.4 * len(names)), layout='constrained')
@@ -319,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     steps = {'student': steps.pop('student'), 'teacher': bench.features(), **steps}
     seconds, peaks = alternate(steps, args.rounds, args.warmup, bench.device)
     if args.memory and bench.device.type == 'cpu':
-        peaks = memories(list(args.paths))
+        peaks = memories([name for name in args.paths if not name.endswith(ALONE)])
     where = machine(bench.device)
     text = report(args, seconds, peaks, where)
     print(f'\n{text}')

@@ -3,15 +3,15 @@ teacher = 'configs/demo/retinanet_teacher-long_shapes.py'
 student = 'configs/demo/retinanet_student_shapes.py'
 pretrain = 'configs/demo/retinanet_student-pretrain_shapes.py'
 methods = dict(
-    crg=dict(type='mmkd_graph.ChannelGraphLoss'),
-    mhgd=dict(type='mmkd_graph.AttentionGraphLoss'),
-    lfcc=dict(type='mmkd_graph.LowFrequencyContrastiveLoss'),
-    refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=6),
-    fitnet=dict(type='mmkd_graph.FeatureMSELoss'),
-    cwd=dict(type='mmkd_graph.ChannelWiseLoss'),
-    pkd=dict(type='mmkd_graph.PearsonLoss'),
-    fgd=dict(type='mmkd_graph.FocalGlobalLoss'),
-    mgd=dict(type='mmkd_graph.MaskedGenerativeLoss'),
+    crg=dict(type='mmkd_graph.CRGLoss'),
+    mhgd=dict(type='mmkd_graph.MHGDLoss'),
+    lfcc=dict(type='mmkd_graph.LFCCLoss'),
+    refilled=dict(type='mmkd_graph.REFILLEDLoss', num_classes=6),
+    fitnet=dict(type='mmkd_graph.FitNetLoss'),
+    cwd=dict(type='mmkd_graph.CWDLoss'),
+    pkd=dict(type='mmkd_graph.PKDLoss'),
+    fgd=dict(type='mmkd_graph.FGDLoss'),
+    mgd=dict(type='mmkd_graph.MGDLoss'),
 )
 # How many times as hard as the task a loss pulls at the pyramid, at the start.
 for loss in methods.values():

@@ -1,5 +1,6 @@
-# Parts and settings of the channel graphs, each of them alone or left out. All pull twice as hard as the task at the
-# start, the middle one of the values that the methods of shapes.py choose from.
+# Parts and settings of the channel graphs, each of them alone or left out; windows have 4 cells a side where none is
+# named. All pull twice as hard as the task at the start, the middle one of the values that the methods of shapes.py
+# choose from.
 teacher = 'configs/demo/retinanet_teacher-long_shapes.py'
 student = 'configs/demo/retinanet_student_shapes.py'
 pretrain = 'configs/demo/retinanet_student-pretrain_shapes.py'
@@ -11,25 +12,19 @@ changes = dict(
     no_vertices=dict(vertex_weight=0),
     no_edges=dict(edge_weight=0),
     no_spectrum=dict(spectral_weight=0),
-    # Late in training the gradient of edges that count as much as vertices is the largest of the three, and the
-    # spectrum's always by far the smallest.
-    full_edges=dict(edge_weight=10.0),
-    strong_spectrum=dict(spectral_weight=40.0),
-    unit_vertices=dict(vertex='unit'),
-    raw_vertices=dict(vertex='raw'),
-    levels_alike=dict(level_weights='alike'),
-    levels_alike_no_edges=dict(level_weights='alike', edge_weight=0),
-    levels_alike_full_edges=dict(level_weights='alike', edge_weight=10.0),
+    window2=dict(window=2),
+    window5=dict(window=5),
+    whole_maps=dict(window=1024),
+    # Without vertices, where the window counts most.
+    graphs_window2=dict(vertex_weight=0, window=2),
+    graphs_window5=dict(vertex_weight=0, window=5),
+    graphs_of_whole_maps=dict(vertex_weight=0, window=1024),
+    no_attention=dict(temperature=None),
     sharp_attention=dict(temperature=0.5),
-    no_attention=dict(spatial_attention=False, channel_attention=False, relational_attention=False),
-    projection=dict(distance='projection'),
-    light_projection=dict(distance='projection', spectral_weight=0.1),
-    k4=dict(k=4),
-    k8=dict(k=8),
-    graph_of_the_batch=dict(graph='batch'),
+    levels_alike=dict(level_weights='alike'),
+    full_edges=dict(edge_weight=10.0),
+    full_spectrum=dict(spectral_weight=10.0),
 )
 weight = dict(type='mmkd_graph.GradientRatio', ratio=2.0)
-methods = {
-    name: dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=weight, **change) for name, change in changes.items()
-}
+methods = {name: dict(type='mmkd_graph.CRGLoss', loss_weight=weight, **change) for name, change in changes.items()}
 del changes, weight

@@ -14,7 +14,7 @@ changes = dict(
 )
 weight = dict(type='mmkd_graph.GradientRatio', ratio=0.5)
 methods = {
-    name: dict(type='mmkd_graph.RelationshipMatchingLoss', num_classes=3, loss_weight=weight, **change)
+    name: dict(type='mmkd_graph.REFILLEDLoss', num_classes=3, loss_weight=weight, **change)
     for name, change in changes.items()
 }
 methods['_delete_'] = True

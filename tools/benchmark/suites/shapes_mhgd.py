@@ -8,9 +8,7 @@ changes = dict(
     as_published=dict(samples='instances', scaled=False, level_weights='alike'),
 )
 weight = dict(type='mmkd_graph.GradientRatio', ratio=2.0, iterations=150)
-methods = {
-    name: dict(type='mmkd_graph.AttentionGraphLoss', loss_weight=weight, **change) for name, change in changes.items()
-}
+methods = {name: dict(type='mmkd_graph.MHGDLoss', loss_weight=weight, **change) for name, change in changes.items()}
 methods['_delete_'] = True
 tune = None
 del changes, weight

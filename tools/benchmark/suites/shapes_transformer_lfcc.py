@@ -14,10 +14,7 @@ changes = dict(
     warm_scales_1_2=dict(scales=(1, 2), temperature=0.2, max_cells=1024),
 )
 weight = dict(type='mmkd_graph.GradientRatio', ratio=1.0)
-methods = {
-    name: dict(type='mmkd_graph.LowFrequencyContrastiveLoss', loss_weight=weight, **change)
-    for name, change in changes.items()
-}
+methods = {name: dict(type='mmkd_graph.LFCCLoss', loss_weight=weight, **change) for name, change in changes.items()}
 methods['_delete_'] = True
 tune = dict(values=[0.5, 2.0])
 del changes, weight

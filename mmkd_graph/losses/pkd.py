@@ -13,7 +13,7 @@ from .interface import DistillContext, Pyramid, PyramidLoss
 
 
 @MODELS.register_module()
-class PearsonLoss(PyramidLoss):
+class PKDLoss(PyramidLoss):
     r"""Squared difference of features brought to zero mean and unit variance, per channel over the batch.
 
     A sum over levels of :math:`\frac{1}{2} \mathrm{mean} (\hat F_S - \hat F_T)^2`, the mean and the variance of each
@@ -37,7 +37,7 @@ class PearsonLoss(PyramidLoss):
         >>> import torch
         >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(8, 32))
         >>> x = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])
-        >>> loss = PearsonLoss(pearson_weight=1.0)
+        >>> loss = PKDLoss(pearson_weight=1.0)
         >>> [round(loss((x,), (y,), context)['pearson'].item(), 4) for y in (x, 5 * x + 2, -x)]
         [0.0, 0.0, 1.5]
     """

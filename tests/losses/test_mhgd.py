@@ -13,7 +13,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
-from mmkd_graph.losses import AttentionGraphLoss, DistillContext, PyramidSpec
+from mmkd_graph.losses import DistillContext, MHGDLoss, PyramidSpec
 from mmkd_graph.necks import InstancePooling
 
 STRIDES = (8, 16, 32)
@@ -38,7 +38,7 @@ def truth(seed=0, count=4):
 
 
 def build(channels=(6, 6, 6), seed=0, **options):
-    loss = AttentionGraphLoss(**{'num_heads': 4, 'pool_size': 3, **PUBLISHED, **options})
+    loss = MHGDLoss(**{'num_heads': 4, 'pool_size': 3, **PUBLISHED, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         loss.bind(PyramidSpec(STRIDES, channels, channels, 'mhgd'))
@@ -334,13 +334,13 @@ def test_bad_options_name_the_key(options, word):
 
 def test_pyramids_that_can_not_be_used_are_refused_at_build():
     with pytest.raises(ValueError, match=r'losses\.mhgd: .*two paired levels'):
-        AttentionGraphLoss().bind(PyramidSpec((8,), (4,), (4,), 'mhgd'))
+        MHGDLoss().bind(PyramidSpec((8,), (4,), (4,), 'mhgd'))
     with pytest.raises(ValueError, match=r'losses\.mhgd: .*equal ones'):
-        AttentionGraphLoss().bind(PyramidSpec((8, 16), (4, 4), (4, 6), 'mhgd'))
+        MHGDLoss().bind(PyramidSpec((8, 16), (4, 4), (4, 6), 'mhgd'))
 
 
 def distiller(student, teacher, **options):
-    losses = dict(mhgd=dict(type='mmkd_graph.AttentionGraphLoss', num_heads=2, **options))
+    losses = dict(mhgd=dict(type='mmkd_graph.MHGDLoss', num_heads=2, **options))
     model = MMDET_MODELS.build(dict(type='mmkd_graph.GraphDistiller', student=student, teacher=teacher, losses=losses))
     model.init_weights()
     return model.train()
@@ -383,7 +383,7 @@ def test_in_the_distiller_everything_learns_and_the_student_stays_plain(student,
             type='mmkd_graph.GraphDistiller',
             student=student,
             teacher=teacher,
-            losses=dict(mhgd=dict(type='mmkd_graph.AttentionGraphLoss', num_heads=2)),
+            losses=dict(mhgd=dict(type='mmkd_graph.MHGDLoss', num_heads=2)),
         )
     )
     model.init_weights()

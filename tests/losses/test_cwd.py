@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_graph.losses import ChannelWiseLoss, DistillContext
+from mmkd_graph.losses import CWDLoss, DistillContext
 
 CONTEXT = DistillContext(data_samples=(), strides=(8, 16), batch_shape=(40, 48))
 
@@ -30,7 +30,7 @@ def test_value_against_a_float64_reading_with_loops(tau):
                 for a, b in zip(s, t, strict=True):
                     p, q = math.exp(b / tau) / sum_t, math.exp(a / tau) / sum_s
                     wanted += tau**2 * p * math.log(p / q) / (n * c)
-    value = ChannelWiseLoss(tau=tau)(student, teacher, CONTEXT)['divergence']
+    value = CWDLoss(tau=tau)(student, teacher, CONTEXT)['divergence']
     assert value.item() == pytest.approx(5 * wanted, rel=1e-5)
 
 
@@ -41,7 +41,7 @@ def test_shifting_a_channel_changes_nothing(shift, channel):
     shifted = tuple(x.clone() for x in student)
     for x in shifted:
         x[:, channel] += shift
-    loss = ChannelWiseLoss()
+    loss = CWDLoss()
     one, other = (loss(x, teacher, CONTEXT)['divergence'] for x in (student, shifted))
     torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
@@ -49,4 +49,4 @@ def test_shifting_a_channel_changes_nothing(shift, channel):
 @pytest.mark.parametrize(('options', 'word'), [(dict(tau=0), 'tau'), (dict(divergence_weight=-1), 'divergence_weight')])
 def test_bad_options_name_the_key(options, word):
     with pytest.raises(ValueError, match=word):
-        ChannelWiseLoss(**options)
+        CWDLoss(**options)

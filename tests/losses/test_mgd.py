@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_graph.losses import DistillContext, MaskedGenerativeLoss, PyramidSpec, masked_generative_loss
+from mmkd_graph.losses import DistillContext, MGDLoss, PyramidSpec, mgd
 
 CONTEXT = DistillContext(data_samples=(), strides=(8, 16), batch_shape=(40, 48))
 
@@ -19,7 +19,7 @@ def pyramid(seed):
 
 def built(seed=0, **options):
     torch.manual_seed(seed)
-    loss = MaskedGenerativeLoss(**options)
+    loss = MGDLoss(**options)
     loss.bind(PyramidSpec((8, 16), (3, 3), (3, 3), 'mgd'))
     loss.init_weights()
     return loss
@@ -38,8 +38,8 @@ def masks(monkeypatch):
         drawn.append(draw(*args))
         return drawn[-1]
 
-    draw = masked_generative_loss.random_mask
-    monkeypatch.setattr(masked_generative_loss, 'random_mask', record)
+    draw = mgd.random_mask
+    monkeypatch.setattr(mgd, 'random_mask', record)
     return drawn
 
 
@@ -107,7 +107,7 @@ def test_a_resumed_run_goes_on_with_the_masks_it_would_have_drawn():
 
 def test_ranks_draw_different_masks(masks, monkeypatch):
     for rank in (0, 1, 0):
-        monkeypatch.setattr(masked_generative_loss, 'get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr(mgd, 'get_rank', lambda rank=rank: rank)
         value_of(built())
     assert not torch.equal(masks[0], masks[2])
     assert torch.equal(masks[0], masks[4])
@@ -134,4 +134,4 @@ def test_nothing_hidden_is_plain_generation():
 @pytest.mark.parametrize('options', [dict(mask_ratio=1), dict(mask_ratio=-0.1), dict(generation_weight=-1)])
 def test_bad_options_name_the_key(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        MaskedGenerativeLoss(**options)
+        MGDLoss(**options)

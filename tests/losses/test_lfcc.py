@@ -18,7 +18,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmkd_graph.losses import DistillContext, LowFrequencyContrastiveLoss, PyramidSpec
+from mmkd_graph.losses import DistillContext, LFCCLoss, PyramidSpec
 
 STRIDES = (8, 16)
 SPEC = PyramidSpec(STRIDES, student_channels=(6, 7), teacher_channels=(9, 10), name='lfcc')
@@ -52,7 +52,7 @@ def context(boxes=BOXES, shape=(64, 64), wrap=lambda x: x):
 def build(spec=SPEC, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        loss = LowFrequencyContrastiveLoss(**dict(embed_channels=5, samples='instances') | options)
+        loss = LFCCLoss(**dict(embed_channels=5, samples='instances') | options)
         loss.bind(spec)
     return loss
 
@@ -332,12 +332,12 @@ def test_level_weights_average_the_levels():
 )
 def test_bad_options_name_the_key(options, words):
     with pytest.raises(ValueError, match=words):
-        LowFrequencyContrastiveLoss(**options)
+        LFCCLoss(**options)
 
 
 def test_level_weights_must_fit_the_levels():
     with pytest.raises(ValueError, match=r'losses\.lfcc\.level_weights.*2 of them'):
-        LowFrequencyContrastiveLoss(level_weights=(1, 2, 3)).bind(SPEC)
+        LFCCLoss(level_weights=(1, 2, 3)).bind(SPEC)
 
 
 # ------------------------------------------------------------------------------------------------ several ranks

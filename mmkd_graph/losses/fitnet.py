@@ -13,7 +13,7 @@ from .interface import DistillContext, Pyramid, PyramidLoss
 
 
 @MODELS.register_module()
-class FeatureMSELoss(PyramidLoss):
+class FitNetLoss(PyramidLoss):
     r"""Mean squared difference of the features, a sum over levels of :math:`\mathrm{mean} (F_S - F_T)^2`.
 
     The oldest feature distillation (FitNets, arXiv 1412.6550). The paper trains half the squared distance of one hint
@@ -31,7 +31,7 @@ class FeatureMSELoss(PyramidLoss):
     Example:
         >>> import torch
         >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(16, 16))
-        >>> FeatureMSELoss()((torch.zeros(1, 2, 2, 2),), (torch.full((1, 2, 2, 2), 3.0),), context)
+        >>> FitNetLoss()((torch.zeros(1, 2, 2, 2),), (torch.full((1, 2, 2, 2), 3.0),), context)
         {'mse': tensor(9.)}
     """
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_graph.losses import DistillContext, PearsonLoss
+from mmkd_graph.losses import DistillContext, PKDLoss
 
 CONTEXT = DistillContext(data_samples=(), strides=(8, 16), batch_shape=(40, 48))
 
@@ -17,7 +17,7 @@ def pyramid(seed):
 
 
 def value_of(student, teacher):
-    return PearsonLoss(pearson_weight=1.0)(student, teacher, CONTEXT)['pearson']
+    return PKDLoss(pearson_weight=1.0)(student, teacher, CONTEXT)['pearson']
 
 
 def test_value_against_a_float64_reading_with_loops():
@@ -35,7 +35,7 @@ def test_value_against_a_float64_reading_with_loops():
                 columns.append([(v - mean) / (deviation + 1e-6) for v in values])
             wanted += sum((a - b) ** 2 for a, b in zip(*columns, strict=True)) / len(columns[0]) / 2 / c
     assert value_of(student, teacher).item() == pytest.approx(wanted, rel=1e-5)
-    weighted = PearsonLoss()(student, teacher, CONTEXT)['pearson']
+    weighted = PKDLoss()(student, teacher, CONTEXT)['pearson']
     assert weighted.item() == pytest.approx(10 * wanted, rel=1e-5)
 
 
@@ -71,4 +71,4 @@ def test_a_dead_channel_costs_a_half_and_pulls_nowhere():
 
 def test_bad_options_name_the_key():
     with pytest.raises(ValueError, match='pearson_weight'):
-        PearsonLoss(pearson_weight=float('nan'))
+        PKDLoss(pearson_weight=float('nan'))

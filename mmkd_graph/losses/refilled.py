@@ -19,7 +19,7 @@ SAMPLES = ('cells', 'instances')
 
 
 @MODELS.register_module()
-class RelationshipMatchingLoss(PyramidLoss):
+class REFILLEDLoss(PyramidLoss):
     r"""How samples of an image compare, and a classifier made of the teacher's class centres.
 
     Nothing of the teacher's classes is used: its pyramid embeds the student's samples, and the labels are the
@@ -70,7 +70,7 @@ class RelationshipMatchingLoss(PyramidLoss):
         >>> boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0], [16.0, 16.0, 60.0, 60.0]])
         >>> sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
         >>> context = DistillContext(data_samples=[sample], strides=(8,), batch_shape=(64, 64))
-        >>> loss = RelationshipMatchingLoss(num_classes=3)
+        >>> loss = REFILLEDLoss(num_classes=3)
         >>> loss.bind(PyramidSpec(strides=(8,), student_channels=(4,), teacher_channels=(4,), name='refilled'))
         >>> level = torch.rand(1, 4, 8, 8)
         >>> sorted(loss((level,), (level,), context))

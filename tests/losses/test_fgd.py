@@ -9,7 +9,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-from mmkd_graph.losses import DistillContext, FocalGlobalLoss, PyramidSpec
+from mmkd_graph.losses import DistillContext, FGDLoss, PyramidSpec
 
 BOXES = ([[4.0, 4.0, 40.0, 36.0], [20.0, 8.0, 46.0, 20.0]], [[10.0, 0.0, 18.0, 39.0]])
 TEMPERATURE = 0.5
@@ -32,7 +32,7 @@ def context(boxes=BOXES, kind=torch.clone, shapes=((40, 48), (40, 20))):
 def built(randomized=True, **options):
     """The loss with blocks whose last layer is not the zero it starts from."""
     torch.manual_seed(0)
-    loss = FocalGlobalLoss(temperature=TEMPERATURE, **options)
+    loss = FGDLoss(temperature=TEMPERATURE, **options)
     loss.bind(PyramidSpec((8, 16), (4, 4), (4, 4), 'fgd'))
     loss.init_weights()
     if randomized:
@@ -146,11 +146,11 @@ def test_switches_leave_terms_out():
 @pytest.mark.parametrize('options', [dict(temperature=0), dict(relation_weight=-1), dict(foreground_weight='a')])
 def test_bad_options_name_the_key(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        FocalGlobalLoss(**options)
+        FGDLoss(**options)
 
 
 def test_levels_of_one_channel_have_no_relation():
     spec = PyramidSpec((8,), (1,), (1,), 'fgd')
     with pytest.raises(ValueError, match=r'losses\.fgd\.relation_weight'):
-        FocalGlobalLoss().bind(spec)
-    FocalGlobalLoss(relation_weight=0).bind(spec)
+        FGDLoss().bind(spec)
+    FGDLoss(relation_weight=0).bind(spec)

@@ -12,7 +12,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
-from mmkd_graph.losses import DistillContext, PyramidSpec, RelationshipMatchingLoss
+from mmkd_graph.losses import DistillContext, PyramidSpec, REFILLEDLoss
 from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
 
 STRIDES = (8, 16)
@@ -41,7 +41,7 @@ def build(channels=6, seed=0, **options):
     options.setdefault('samples', 'instances')
     options.setdefault('margin', 0.5)
     options.setdefault('classifier_weight', 1.0)
-    loss = RelationshipMatchingLoss(**options)
+    loss = REFILLEDLoss(**options)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         loss.bind(PyramidSpec(STRIDES, (channels,) * 2, (channels,) * 2, 'refilled'))
@@ -309,7 +309,7 @@ def distiller(teacher, **loss):
             type='mmkd_graph.GraphDistiller',
             student=tiny_retinanet(num_classes=3),
             teacher=teacher,
-            losses=dict(refilled=dict(type='mmkd_graph.RelationshipMatchingLoss', **loss)),
+            losses=dict(refilled=dict(type='mmkd_graph.REFILLEDLoss', **loss)),
         )
     )
 

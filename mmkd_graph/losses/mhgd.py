@@ -20,7 +20,7 @@ SAMPLES = ('cells', 'instances', 'images')
 
 
 @MODELS.register_module()
-class AttentionGraphLoss(PyramidLoss):
+class MHGDLoss(PyramidLoss):
     r"""How the samples of a batch move from one level to the next, as graphs of multi-head attention.
 
     A sample is a cell of the finest level with what every level has there, its features at length 1; or a
@@ -74,7 +74,7 @@ class AttentionGraphLoss(PyramidLoss):
         >>> boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0], [16.0, 16.0, 60.0, 60.0]])
         >>> sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2]))
         >>> context = DistillContext(data_samples=[sample], strides=(8, 16), batch_shape=(64, 64))
-        >>> loss = AttentionGraphLoss()
+        >>> loss = MHGDLoss()
         >>> loss.bind(PyramidSpec(strides=(8, 16), student_channels=(4, 4), teacher_channels=(4, 4), name='mhgd'))
         >>> pyramid = (torch.rand(1, 4, 8, 8), torch.rand(1, 4, 4, 4))
         >>> sorted(loss(pyramid, pyramid, context))

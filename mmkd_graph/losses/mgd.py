@@ -18,7 +18,7 @@ from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
 
 
 @MODELS.register_module()
-class MaskedGenerativeLoss(PyramidLoss):
+class MGDLoss(PyramidLoss):
     r"""The teacher's features, generated from the student's of which a random part of the positions is hidden.
 
     :math:`\frac{1}{N} \sum (F_T - G(M \cdot F_S))^2` over images, channels and positions, a sum over levels (MGD,
@@ -42,7 +42,7 @@ class MaskedGenerativeLoss(PyramidLoss):
 
     Example:
         >>> import torch
-        >>> loss = MaskedGenerativeLoss()
+        >>> loss = MGDLoss()
         >>> loss.bind(PyramidSpec(strides=(8,), student_channels=(4,), teacher_channels=(4,), name='mgd'))
         >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(32, 32))
         >>> list(loss((torch.rand(1, 4, 4, 4),), (torch.rand(1, 4, 4, 4),), context))

@@ -16,7 +16,7 @@ from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
 
 
 @MODELS.register_module()
-class FocalGlobalLoss(PyramidLoss):
+class FGDLoss(PyramidLoss):
     r"""Objects and background apart, guided by the teacher's attention, and the relation between all positions.
 
     Focal and global distillation (FGD, arXiv 2111.11837). Each term is a sum over positions and channels, divided by
@@ -51,7 +51,7 @@ class FocalGlobalLoss(PyramidLoss):
         >>> from mmengine.structures import InstanceData
         >>> sample = DetDataSample(gt_instances=InstanceData(bboxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]])))
         >>> context = DistillContext(data_samples=[sample], strides=(8,), batch_shape=(32, 32))
-        >>> loss = FocalGlobalLoss()
+        >>> loss = FGDLoss()
         >>> loss.bind(PyramidSpec(strides=(8,), student_channels=(4,), teacher_channels=(4,), name='fgd'))
         >>> x = torch.rand(1, 4, 4, 4)
         >>> {term: value.item() for term, value in loss((x,), (x,), context).items()}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_graph.losses import DistillContext, FeatureMSELoss
+from mmkd_graph.losses import DistillContext, FitNetLoss
 
 CONTEXT = DistillContext(data_samples=(), strides=(8, 16), batch_shape=(40, 48))
 
@@ -21,10 +21,10 @@ def test_value_against_a_float64_reading_with_loops():
         s, t = s_level.double().numpy(), t_level.double().numpy()
         squares = [(s[at] - t[at]) ** 2 for at in np.ndindex(s.shape)]
         wanted += sum(squares) / len(squares)
-    value = FeatureMSELoss(mse_weight=3.0)(student, teacher, CONTEXT)['mse']
+    value = FitNetLoss(mse_weight=3.0)(student, teacher, CONTEXT)['mse']
     assert value.item() == pytest.approx(3 * wanted, rel=1e-6)
 
 
 def test_bad_options_name_the_key():
     with pytest.raises(ValueError, match='mse_weight'):
-        FeatureMSELoss(mse_weight=-1)
+        FitNetLoss(mse_weight=-1)

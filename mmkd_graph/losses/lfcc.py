@@ -23,7 +23,7 @@ SAMPLES = ('cells', 'instances', 'images')
 
 
 @MODELS.register_module()
-class LowFrequencyContrastiveLoss(PyramidLoss):
+class LFCCLoss(PyramidLoss):
     r"""The student must find each sample among the teacher's, by the low frequencies of its features.
 
     For student and teacher, every level is filtered at several scales, projected to a compact space and normalised
@@ -66,7 +66,7 @@ class LowFrequencyContrastiveLoss(PyramidLoss):
     Example:
         >>> import torch
         >>> from mmdet.structures import DetDataSample
-        >>> loss = LowFrequencyContrastiveLoss(samples='images')
+        >>> loss = LFCCLoss(samples='images')
         >>> loss.bind(PyramidSpec((8,), student_channels=(16,), teacher_channels=(24,), name='lfcc'))
         >>> student, teacher = torch.rand(1, 16, 8, 8), torch.rand(1, 24, 8, 8)
         >>> samples = [DetDataSample(metainfo=dict(img_shape=(64, 64)))]

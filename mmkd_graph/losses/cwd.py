@@ -13,7 +13,7 @@ from .interface import DistillContext, Pyramid, PyramidLoss
 
 
 @MODELS.register_module()
-class ChannelWiseLoss(PyramidLoss):
+class CWDLoss(PyramidLoss):
     r"""Divergence of the channels, each of them a distribution over space.
 
     :math:`\frac{\tau^2}{N C} \sum_{n,c} \mathrm{KL}(\phi(F_T) \| \phi(F_S))` with :math:`\phi` the softmax over space
@@ -34,7 +34,7 @@ class ChannelWiseLoss(PyramidLoss):
         >>> import torch
         >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(8, 16))
         >>> student, teacher = torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.0, 3.0]]]])
-        >>> ChannelWiseLoss(divergence_weight=1.0)((student,), (teacher,), context)
+        >>> CWDLoss(divergence_weight=1.0)((student,), (teacher,), context)
         {'divergence': tensor(0.5023)}
     """
 

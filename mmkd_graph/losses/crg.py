@@ -1,0 +1,174 @@
+"""CRG: channels relational graph distillation (arXiv 2405.08547), on windows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmkd_graph.graph import channel_attention, spatial_attention
+from mmkd_graph.graph.arguments import check_integer, check_number
+from mmkd_graph.graph.precision import no_autocast, widen
+from mmkd_graph.graph.windows import cut_windows, edge_distance, graph_factor, spectral_distance, unit_rows
+from mmkd_graph.registry import MODELS
+
+from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
+
+QUIET = 1e-3
+"""A level whose energy is below this share of the mean level's counts no more than one that has as much."""
+
+STRUCTURELESS = 1e-6
+"""Energy of a spectral embedding below which a window is constant, within rounding of float32."""
+
+
+class _Level(NamedTuple):
+    """Features (N, C, H, W) of both sides times the root of the cells' weights, which are 1 on average where valid."""
+
+    student: Tensor
+    teacher: Tensor
+    valid: Tensor  # (N, 1, H, W)
+    channels: Tensor  # (N, C), weights that are 1 on average
+
+    def energy(self, features: Tensor) -> Tensor:
+        """(N,) weighted mean squares over the valid cells and the channels."""
+        squares = features.square().sum((2, 3)) / self.valid.sum((2, 3))
+        return (squares * self.channels).mean(dim=1)
+
+
+@MODELS.register_module()
+class CRGLoss(PyramidLoss):
+    r"""Vertices, edges and spectral embedding of graphs whose vertices are the channels of a level.
+
+    :math:`\alpha L_V + \beta L_E + \gamma L_S` (arXiv 2405.08547), each as a share of what the teacher has, so that no
+    unit of the features counts. Edges and spectrum are those of windows of p × p cells
+    (:mod:`mmkd_graph.graph.windows`): the channel graph of a whole map does not change when its cells are permuted.
+
+    - ``vertex``: the squared difference of the features, over the teacher's energy on the level. It sees everything,
+      and weighs every direction and every place alike, but for the attention.
+    - ``edge``: the squared difference of the cosines between the channels of a window, over the teacher's. It cannot
+      see the length of a channel, what rotates the cells of a window for all channels alike (a mirrored window, for
+      instance), nor at p = 1 more than signs.
+    - ``spectral``: the difference of the graphs' normalised adjacencies in the teacher's spectral embedding
+      (:func:`~mmkd_graph.graph.windows.spectral_distance`), over the embedding's own. It cannot see what the edges
+      cannot, nor what the student's graph has beside the teacher's eigenvectors; large eigenvalues weigh most.
+
+    The teacher's spatial attention weighs the cells of all three, its channel attention the vertices'. Cells beyond
+    an image's own shape do not count. Windows of all images are averaged by their valid cells, vertices over the
+    images, levels by ``level_weights``. Everything is computed in float32 under autocast, without a matrix of
+    channels × channels.
+
+    Args:
+        vertex_weight: :math:`\alpha`; 0 switches the term off, as with the other two.
+        edge_weight: :math:`\beta`.
+        spectral_weight: :math:`\gamma`.
+        window: p, in cells, from 2 (1 leaves signs alone). The map's side where that is smaller.
+        temperature: of the attention's two softmaxes, over activities divided by their mean; ``None``: no attention.
+        level_weights: ``'cells'``, ``'alike'``, or one number per paired level, finest first: see
+            :func:`~mmkd_graph.losses.interface.level_shares`.
+
+    Raises:
+        ValueError: for a number or choice outside what is accepted; names the key.
+
+    Example:
+        >>> x = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+        >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(48, 48))
+        >>> {term: round(value.item(), 4) for term, value in CRGLoss()((x,), (x,), context).items()}
+        {'vertex': 0.0, 'edge': 0.0, 'spectral': 0.0}
+    """
+
+    def __init__(
+        self,
+        vertex_weight: float = 10.0,
+        edge_weight: float = 1.0,
+        spectral_weight: float = 1.0,
+        window: int = 4,
+        temperature: float | None = 2.0,
+        level_weights: LevelWeights = 'cells',
+    ) -> None:
+        super().__init__()
+        self.weights = dict(vertex=vertex_weight, edge=edge_weight, spectral=spectral_weight)
+        for term, weight in self.weights.items():
+            check_number(f'{term}_weight', weight)
+        if not any(self.weights.values()):
+            raise ValueError(
+                'vertex_weight, edge_weight and spectral_weight are all 0: nothing is left; accepted: at least one '
+                '> 0 (loss_weight=0 switches the whole loss off)'
+            )
+        check_integer('window', window, 1)
+        if temperature is not None:
+            check_number('temperature', temperature, positive=True)
+        self.window, self.temperature, self.level_weights = window, temperature, level_weights
+
+    def bind(self, spec: PyramidSpec) -> None:
+        """Check ``level_weights`` against the paired levels."""
+        level_shares(self.level_weights, spec.strides, f'losses.{spec.name}.level_weights')
+
+    def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
+        """Terms ``vertex``, ``edge`` and ``spectral`` of levels (N, C_l, H_l, W_l), as far as switched on."""
+        with no_autocast(student[0]):
+            student, teacher = widen(*student), widen(*(x.detach() for x in teacher))
+            levels = [
+                self._weighted(s, t, context.valid_cells(t, stride))
+                for s, t, stride in zip(student, teacher, context.strides, strict=True)
+            ]
+            terms = {}
+            if self.weights['vertex']:
+                terms['vertex'] = self._vertices(levels)
+            if self.weights['edge'] or self.weights['spectral']:
+                graphs = [self._graphs(level) for level in levels]
+                terms |= {name: torch.stack([graph[name] for graph in graphs]) for name in graphs[0]}
+        shares = level_shares(self.level_weights, context.strides)
+        return {
+            name: self.weights[name] * sum(share * value for share, value in zip(shares, values, strict=True))
+            for name, values in terms.items()
+        }
+
+    def _weighted(self, student: Tensor, teacher: Tensor, valid: Tensor) -> _Level:
+        """Both sides times the root of the teacher's spatial attention, which is 0 for padding; channel attention."""
+        teacher = torch.where(valid, teacher, 0)
+        if self.temperature is None:
+            cells, channels = valid.to(teacher), torch.ones_like(teacher[:, :, 0, 0])
+        else:
+            cells = spatial_attention(teacher, self.temperature, normalize=True, valid=valid)
+            channels = channel_attention(teacher, self.temperature, normalize=True).flatten(1)
+        root = cells.sqrt()
+        return _Level(student * root, teacher * root, valid, channels)
+
+    def _vertices(self, levels: list[_Level]) -> Tensor:
+        """(L,) values of the levels."""
+        errors, energies = zip(*((x.energy(x.student - x.teacher), x.energy(x.teacher)) for x in levels), strict=True)
+        return vertex_distance(torch.stack(errors), torch.stack(energies)).mean(dim=1)
+
+    def _graphs(self, level: _Level) -> dict[str, Tensor]:
+        """Scalar values of one level."""
+        s, t = (unit_rows(cut_windows(x, self.window)) for x in (level.student, level.teacher))
+        cells = cut_windows(level.valid.to(s), self.window).sum((2, 3))  # (N, K)
+        distances = {}
+        if self.weights['edge']:
+            distance, energy = edge_distance(s, t)
+            # unit rows without a dead one have at least that energy
+            distances['edge'] = distance / energy.clamp(min=t.shape[2] ** 2 / t.shape[3])
+        if self.weights['spectral']:
+            distance, energy = spectral_distance(graph_factor(s), graph_factor(t))
+            distances['spectral'] = distance / energy.clamp(min=STRUCTURELESS)
+        return {name: (value * cells).sum() / cells.sum() for name, value in distances.items()}
+
+
+def vertex_distance(errors: Tensor, energies: Tensor) -> Tensor:
+    """Errors as shares of the teacher's energy; of a level that is nearly dead, of a thousandth of the mean level's.
+
+    Args:
+        errors: (L, N) weighted squared differences of L levels and N images.
+        energies: (L, N), the teacher's.
+
+    Returns:
+        (L, N). Where the teacher is zero on all levels, the errors themselves.
+
+    Example:
+        >>> vertex_distance(torch.tensor([[1.0], [0.1]]), torch.tensor([[2.0], [0.0]]))
+        tensor([[  0.5000],
+                [100.0000]])
+    """
+    scale = torch.maximum(energies, QUIET * energies.mean(dim=0))
+    return errors / torch.where(scale > 0, scale, 1)

@@ -1,0 +1,157 @@
+"""Configs and checkpoints of version 0.1: old names work, options that are gone say what takes their place."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import import_tool
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.config import Config
+
+from mmkd_graph import losses
+from mmkd_graph.losses.names import CHANGED, GONE, RENAMED, changed_losses, current_config, rename_losses
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(
+        'mmkd_graph.losses.names.print_log', lambda message, logger, level=logging.INFO: lines.append(message)
+    )
+    return lines
+
+
+@pytest.mark.parametrize('prefix', ['', 'mmkd_graph.', 'mmkd_graph.losses.some_file.'])
+@pytest.mark.parametrize('old', RENAMED)
+def test_an_old_name_works_with_one_line_that_names_the_new_one(old, prefix, said):
+    config = current_config(dict(type=prefix + old, some=1), 'losses.kd')
+    assert config == dict(type=f'mmkd_graph.{RENAMED[old]}', some=1)
+    assert hasattr(losses, RENAMED[old]) and not hasattr(losses, old)
+    (line,) = said
+    assert f"losses.kd.type='{prefix}{old}' is 'mmkd_graph.{RENAMED[old]}' now" in line
+
+
+@pytest.mark.parametrize('kind', ['CRGLoss', 'mmkd_graph.CRGLoss', losses.CRGLoss, 'other.PearsonLoss', 'Unknown'])
+def test_other_names_stay_and_nothing_is_said(kind, said):
+    given = dict(type=kind, window=2)
+    assert current_config(given, 'losses.kd') == given and not said
+    assert current_config(dict(type='other.CRGLoss', k=3), 'losses.kd') == dict(type='other.CRGLoss', k=3)
+
+
+@pytest.mark.parametrize('kind', ['mmkd_graph.ChannelGraphLoss', 'CRGLoss', losses.CRGLoss])
+@pytest.mark.parametrize('option', GONE['CRGLoss'])
+def test_an_option_that_is_gone_says_what_takes_its_place(kind, option, said):
+    with pytest.raises(ValueError, match=rf'^losses\.crg\.{option} is gone: \w.{{20}}'):
+        current_config({'type': kind, option: 1}, 'losses.crg')
+
+
+def test_what_is_gone_is_no_option_of_today():
+    for name, options in GONE.items():
+        for option in options:
+            with pytest.raises(TypeError, match=option):
+                getattr(losses, name)(**{option: 1})
+    assert CHANGED.keys() <= RENAMED.keys()
+
+
+def test_a_distiller_takes_old_names_and_refuses_options_that_are_gone(student, teacher, said):
+    def build(**options):
+        config = dict(type='mmkd_graph.ChannelGraphLoss', **options)
+        return MMDET_MODELS.build(
+            dict(type='mmkd_graph.GraphDistiller', student=student, teacher=teacher, losses=dict(crg=config))
+        )
+
+    assert type(build().distill.losses['crg']) is losses.CRGLoss and len(said) == 1
+    with pytest.raises(ValueError, match=r'losses\.crg\.k is gone: .* \| losses\.crg\.solver is gone: '):
+        build(solver='exact', k=8)
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+RATIO = "dict(type='mmkd_graph.GradientRatio', ratio=0.5)"
+CONFIG = f"""default_scope = 'mmdet'
+model = dict(
+    losses=dict(
+        crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4, loss_weight={RATIO}),
+        mhgd=dict(type='AttentionGraphLoss'),
+        pkd=dict(type='mmkd_graph.PearsonLoss')),
+    student=dict(type='RetinaNet'),
+    type='mmkd_graph.GraphDistiller')
+"""
+
+
+def test_only_losses_that_are_more_than_renamed_are_said_to_have_changed():
+    crg, mhgd = changed_losses(CONFIG)
+    assert crg.startswith('losses.crg was a ChannelGraphLoss and goes on as CRGLoss: ')
+    assert crg.endswith('measured for the old one stays')
+    assert mhgd.startswith('losses.mhgd was a AttentionGraphLoss') and 'measured' not in mhgd
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        'model = (',
+        'model = 3',
+        'model\x00',
+        "model = dict(type='RetinaNet')",
+        "model = dict(losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))",
+        'model = dict(losses=[1], **other)',
+        'model = dict(losses=dict(crg=dict(type=print)))',
+    ],
+)
+def test_other_configs_have_no_changed_losses_and_nothing_in_them_is_run(text):
+    assert changed_losses(text) == []
+
+
+def test_a_training_of_the_first_version_goes_on(
+    student, teacher, batch, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """The checkpoint is laid out as 7b1d6cc wrote it: the student under its own names, all else below ``distill.``."""
+    plain = MMDET_MODELS.build(student).state_dict()
+    weights = {name: torch.full_like(value, 2) for name, value in plain.items()}
+    for level in range(5):
+        weights[f'distill.adapter.levels.{level}.weight'] = torch.zeros(32, 16, 1, 1)
+        weights[f'distill.adapter.levels.{level}.bias'] = torch.zeros(32)
+    weights['distill.weights.crg.scale'] = torch.tensor(3.0)
+    weights['distill.weights.crg.scales'] = torch.ones(50)
+    weights['distill.weights.crg.passes'] = torch.tensor(50)
+    path = tmp_path / 'iter_1.pth'
+    meta = dict(iter=1, epoch=0, seed=0, cfg=CONFIG)
+    torch.save(dict(meta=meta, state_dict=weights, optimizer={}, message_hub={}), path)
+    (tmp_path / 'last_checkpoint').write_text(str(path))
+
+    train = import_tool('train')
+    model = dict(
+        type='mmkd_graph.GraphDistiller',
+        student=student,
+        teacher=teacher,
+        losses=dict(
+            crg=dict(type='mmkd_graph.ChannelGraphLoss', loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5))
+        ),
+    )
+    for checkpoint in ('auto', str(path)):
+        cfg = Config(dict(work_dir=str(tmp_path), launcher='none', model=model))
+        train.resume(cfg, checkpoint)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 2 and '--resume: losses.crg was a ChannelGraphLoss and goes on as CRGLoss' in lines[0]
+    rename_losses(cfg.model)
+    assert cfg.model.losses.crg.type == 'mmkd_graph.CRGLoss', 'so that its checkpoints say nothing again'
+
+    distiller = MMDET_MODELS.build(cfg.model)
+    content = torch.load(path, weights_only=True)['state_dict']
+    distiller.load_state_dict(content, strict=True)
+    own = {name: value for name, value in content.items() if not name.startswith('distill.')}
+    MMDET_MODELS.build(student).load_state_dict(own, strict=True)
+    assert distiller.loss_weight('crg') == pytest.approx(3.0 * 0.5)
+
+
+def test_an_option_that_is_gone_is_named_by_its_whole_key():
+    model = dict(losses=dict(crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4)))
+    with pytest.raises(ValueError, match=r'^model\.losses\.crg\.k is gone: the whole spectrum is compared'):
+        rename_losses(model)
+    for other in (dict(), dict(losses=None), dict(losses=dict(crg=3))):
+        rename_losses(other)

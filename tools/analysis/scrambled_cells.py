@@ -1,0 +1,94 @@
+"""Draw what each term of CRG says of features whose cells are scrambled, over the size of the windows.
+
+The features are smooth random ones. The student's are the teacher's with all cells of the map permuted, alike in all
+channels; each value is a share of what the term says of another image's features, a mean over seeds. There is no
+attention.
+
+Example:
+    python tools/analysis/scrambled_cells.py docs/scrambled_cells.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmkd_graph.losses import CRGLoss, DistillContext
+from mmkd_graph.visualization.canvas import new_figure
+
+WINDOWS = (1, 2, 3, 4, 5, 8, 40)
+SIDE = 40
+"""Cells per side of the map; a window of that size is the whole map."""
+
+TERMS = ('vertex', 'edge', 'spectral')
+
+
+def two_images(seed: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Features (1, C, 40, 40) of two images of one network: mixtures of 24 smooth random patterns, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = F.avg_pool2d(torch.randn(2, 24, SIDE + 4, SIDE + 4, generator=generator), 5, 1)
+    mixed = torch.einsum('ck,nkhw->nchw', torch.randn(channels, 24, generator=generator), patterns)
+    noise = torch.randn(mixed.shape, generator=generator)
+    return tuple((mixed + 0.2 * mixed.std() * noise).split(1))
+
+
+def shares(windows: tuple[int, ...] = WINDOWS, seeds: int = 5, channels: int = 64) -> dict[str, NDArray[np.float64]]:
+    """Values of scrambled cells as shares of those of another image: (seeds, windows) for each term."""
+    context = DistillContext(data_samples=(), strides=(8,), batch_shape=(8 * SIDE, 8 * SIDE))
+    found: dict[str, list] = {term: [] for term in TERMS}
+    for seed in range(seeds):
+        teacher, other = two_images(seed, channels)
+        order = torch.randperm(SIDE * SIDE, generator=torch.Generator().manual_seed(seed))
+        scrambled = teacher.flatten(2)[..., order].view_as(teacher)
+        rows: dict[str, list] = {term: [] for term in TERMS}
+        for window in windows:
+            loss = CRGLoss(window=window, temperature=None)
+            seen, most = (loss((x,), (teacher,), context) for x in (scrambled, other))
+            for term in TERMS:
+                rows[term].append((seen[term] / most[term]).item())
+        for term in TERMS:
+            found[term].append(rows[term])
+    return {term: np.asarray(values) for term, values in found.items()}
+
+
+def draw(found: dict[str, NDArray[np.float64]], windows: tuple[int, ...] = WINDOWS) -> Figure:
+    """The shares over the windows, a line for each term."""
+    figure = new_figure(6.4, 3.6)
+    axes = figure.subplots()
+    for (term, values), marker in zip(found.items(), 'os^', strict=True):
+        axes.plot(range(len(windows)), values.mean(axis=0), marker=marker, label=term)
+    axes.set_xticks(range(len(windows)), [*map(str, windows[:-1]), 'whole map'])
+    axes.set_xlabel('cells per side of a window')
+    axes.set_ylabel('value, share of another image’s')
+    axes.set_ylim(bottom=-0.05)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    axes.set_title('What the terms say of scrambled cells', fontsize=11)
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('out', type=Path, help='picture to write, .png')
+    parser.add_argument('--seeds', type=int, default=5, help='of the features')
+    args = parser.parse_args(arguments)
+    found = shares(seeds=args.seeds)
+    print(f'| term | {" | ".join(map(str, WINDOWS[:-1]))} | whole map |')
+    print(f'|---|{"---:|" * len(WINDOWS)}')
+    for term, values in found.items():
+        print(f'| {term} | {" | ".join(f"{x:.2f}" for x in values.mean(axis=0))} |')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw(found).savefig(args.out, dpi=90)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
