@@ -184,7 +184,7 @@ def test_settings_are_chosen_by_a_seed_of_their_own(accuracy, suite: Path, tmp_p
     """A loss without the key that is tuned is reported as it is."""
     monkeypatch.setattr(accuracy, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
-    suite.write_text(f"{suite.read_text()}\ntune['seed'] = 7\nmethods['plain'] = dict(type='ChannelGraphLoss')\n")
+    suite.write_text(f"{suite.read_text()}\ntune['seed'] = 7\nmethods['plain'] = dict(type='CRGLoss')\n")
     assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
     trained = {name for name, what in FakeRun.calls if what == 'train'}
     assert {name for name, what in FakeRun.calls if what == 'val'} == {'crg-1-7', 'crg-2-7', 'crg-8-7'}
