@@ -25,7 +25,7 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='mmkd_graph',
-    locations=['mmkd_graph.distillers', 'mmkd_graph.losses', 'mmkd_graph.necks'],
+    locations=['mmkd_graph.backbones', 'mmkd_graph.distillers', 'mmkd_graph.losses', 'mmkd_graph.necks'],
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd_graph', locations=['mmkd_graph.hooks'])
 DATA_SAMPLERS = Registry(

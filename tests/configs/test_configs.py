@@ -10,12 +10,15 @@ from typing import Any
 import mmdet
 import numpy as np
 import pytest
+import torch
 import yaml
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS
 from PIL import Image
+from torch import nn
 
 from mmkd_graph.losses import PyramidSpec
 from mmkd_graph.registry import MODELS as KD_MODELS
@@ -186,6 +189,25 @@ def test_bccd_loads_its_split_and_survives_boxes_without_area(blood_cells, split
     else:
         assert sample.gt_instances.bboxes.tensor[0].tolist() == [100, 100, 200, 180]
         assert sample.instances[0]['bbox_label'] == 1
+
+
+@pytest.mark.parametrize('model', ['lite0', 'lite2'])
+def test_pretrained_backbones_of_voc07_5c_learn_at_a_tenth_with_frozen_norms(model):
+    config = read(f'configs/voc07_5c/retinanet_{model}_fpn-64_voc07-5c.py')
+    assert config.model.backbone.init_cfg.checkpoint == f'data/weights/efficientnet_{model}.pth'
+    detector = MODELS.build(without_weights(config.model)).train()
+    image = torch.full((3, 170, 256), 127, dtype=torch.uint8)
+    batch = detector.data_preprocessor(dict(inputs=[image]))['inputs']
+    assert batch.shape == (1, 3, 256, 256) and not batch.any(), 'padded with something else than the mean'
+    assert [level.shape[1:] for level in detector.extract_feat(batch)] == [(64, n, n) for n in (32, 16, 8, 4)]
+    assert not any(m.training for m in detector.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    groups = build_optim_wrapper(detector, config.optim_wrapper).param_groups
+    rates = {id(parameter): group['lr'] for group in groups for parameter in group['params']}
+    for name, parameter in detector.named_parameters():
+        backbone = name.startswith('backbone.')
+        assert parameter.requires_grad != (backbone and '.bn.' in name)
+        if parameter.requires_grad:
+            assert rates[id(parameter)] == pytest.approx(config.optim_wrapper.optimizer.lr * (0.1 if backbone else 1))
 
 
 def test_subsets_of_coco_are_its_own_classes_disjoint_and_half_shared():

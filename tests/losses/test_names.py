@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import import_tool
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 
 from mmkd_graph import losses
+from mmkd_graph.engine.resuming import find_start
 from mmkd_graph.losses.names import CHANGED, GONE, RENAMED, changed_losses, current_config, rename_losses
 
 
@@ -107,9 +107,7 @@ def test_other_configs_have_no_changed_losses_and_nothing_in_them_is_run(text):
     assert changed_losses(text) == []
 
 
-def test_a_training_of_the_first_version_goes_on(
-    student, teacher, batch, tmp_path: Path, capsys: pytest.CaptureFixture
-):
+def test_a_training_of_the_first_version_goes_on(student, teacher, tmp_path: Path):
     """The checkpoint is laid out as 7b1d6cc wrote it: the student under its own names, all else below ``distill.``."""
     plain = MMDET_MODELS.build(student).state_dict()
     weights = {name: torch.full_like(value, 2) for name, value in plain.items()}
@@ -124,7 +122,6 @@ def test_a_training_of_the_first_version_goes_on(
     torch.save(dict(meta=meta, state_dict=weights, optimizer={}, message_hub={}), path)
     (tmp_path / 'last_checkpoint').write_text(str(path))
 
-    train = import_tool('train')
     model = dict(
         type='mmkd_graph.GraphDistiller',
         student=student,
@@ -134,10 +131,11 @@ def test_a_training_of_the_first_version_goes_on(
         ),
     )
     for checkpoint in ('auto', str(path)):
-        cfg = Config(dict(work_dir=str(tmp_path), launcher='none', model=model))
-        train.resume(cfg, checkpoint)
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 2 and '--resume: losses.crg was a ChannelGraphLoss and goes on as CRGLoss' in lines[0]
+        start = find_start(tmp_path, None if checkpoint == 'auto' else checkpoint, resume=True, sharded=False)
+        lines = changed_losses(start.config)
+        assert start.resume and len(lines) == 2
+        assert lines[0].startswith('losses.crg was a ChannelGraphLoss and goes on as CRGLoss')
+    cfg = Config(dict(model=model))
     rename_losses(cfg.model)
     assert cfg.model.losses.crg.type == 'mmkd_graph.CRGLoss', 'so that its checkpoints say nothing again'
 

@@ -83,6 +83,8 @@ def suite(tmp_path: Path) -> Path:
         ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
         ("tune = dict(key='loss_weight', values=[1])", 'at least two values'),
         ("tune = dict(key='loss_weight', values=[2, 1])", 'values that ascend'),
+        ("tune = dict(key='loss_weight', values=[1, 2], seed='a')", 'seed=<integer>'),
+        ("tune = dict(key='loss_weight.rate', values=[1, 2])", "tune.key='loss_weight.rate'; accepted: a key that one"),
         ('learner = 1', 'learner; accepted: distiller, methods, pretrain, seeds, student, teacher, tune'),
         ('distiller = dict(losses={})', 'distiller.losses; accepted: other options'),
         ('del methods', 'lacks methods'),
@@ -121,17 +123,18 @@ def test_a_method_is_the_students_config_with_one_loss(accuracy, suite: Path, tm
 def test_the_suites_that_come_with_it_build(
     accuracy, path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Every method of every suite, with the last value it may choose."""
+    """Every method of every suite, with the last value it may choose if it chooses."""
     monkeypatch.chdir(TOOLS.parent)
     init_default_scope('mmdet')
     suite = accuracy.Suite.from_file(path)
     for name in suite.methods:
         config = tmp_path / 'config.py'
-        config.write_text(suite.config(name, Path('teacher.pth'), suite.tune['values'][-1] if suite.tune else None))
+        value = suite.tune['values'][-1] if suite.tune and suite.tunes(name) else None
+        config.write_text(suite.config(name, Path('teacher.pth'), value))
         ((key, loss),) = Config.fromfile(config).model.losses.items()
-        weight = loss.pop('loss_weight')
+        weight = loss.pop('loss_weight', 1.0)
         assert key == name and MODELS.build(loss)
-        assert not suite.tune or weight.ratio == suite.tune['values'][-1]
+        assert value is None or weight.ratio == value
 
 
 class FakeRun:
@@ -171,6 +174,19 @@ def test_settings_are_chosen_on_val_and_reported_on_test(accuracy, suite: Path, 
     report = (tmp_path / 'out' / 'results-test.md').read_text()
     assert '+10.0' in report and 'on val by seed 0: crg 2 (1: 39.0, 2: 40.0, 8: 34.0).' in report
     assert (tmp_path / 'out' / 'results-test.png').stat().st_size > 5000
+
+
+def test_settings_are_chosen_by_a_seed_of_their_own(accuracy, suite: Path, tmp_path: Path, monkeypatch) -> None:
+    """A loss without the key that is tuned is reported as it is."""
+    monkeypatch.setattr(accuracy, 'Run', FakeRun)
+    monkeypatch.setattr(FakeRun, 'calls', [])
+    suite.write_text(f"{suite.read_text()}\ntune['seed'] = 7\nmethods['plain'] = dict(type='CRGLoss')\n")
+    assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
+    trained = {name for name, what in FakeRun.calls if what == 'train'}
+    assert {name for name, what in FakeRun.calls if what == 'val'} == {'crg-1-7', 'crg-2-7', 'crg-8-7'}
+    assert {name for name in trained if name.endswith('-7')} == {'crg-1-7', 'crg-2-7', 'crg-8-7'}
+    assert {'crg-2-0', 'crg-2-1', 'plain-0', 'plain-1'} <= trained
+    assert 'on val by seed 7: crg 2 (' in (tmp_path / 'out' / 'results-test.md').read_text()
 
 
 def test_backbones_start_where_the_suite_says(accuracy, suite: Path, tmp_path: Path, monkeypatch) -> None:

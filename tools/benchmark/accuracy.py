@@ -86,9 +86,9 @@ class Suite:
         student: config of the student alone.
         methods: by name, a loss (``dict(type=…)``) that is put between student and teacher, or the path of a
             distillation config.
-        tune: ``dict(key=…, values=[…])``: what each loss may choose from, on the validation split, by the first seed;
-            ``key`` is a path within the loss, such as ``'loss_weight.ratio'``, and ``values`` ascend (see
-            :func:`untried`). Configs of their own are not tuned.
+        tune: ``dict(key=…, values=[…], seed=…)``: what each loss may choose from, on the validation split, by a seed,
+            the first one unless it is given; ``key`` is a path within the loss, such as ``'loss_weight.ratio'``, and
+            ``values`` ascend (see :func:`untried`). Losses without the key and configs of their own are not tuned.
         seeds: default seeds.
         distiller: beside student, teacher and losses what each loss is put into, options of ``GraphDistiller`` such as
             ``dict(taps='backbone')``. Configs of their own are left as they are.
@@ -131,16 +131,28 @@ class Suite:
                 raise SuiteError(f'{path}: methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
         tune = content.get('tune')
         if tune is not None and not (
-            tune.keys() == {'key', 'values'}
+            {'key', 'values'} <= tune.keys() <= {'key', 'values', 'seed'}
             and len(tune['values']) > 1
             and list(tune['values']) == sorted(set(tune['values']))
+            and isinstance(tune.get('seed', 0), int)
         ):
             raise SuiteError(
-                f'{path}: tune={tune}; accepted: dict(key=…, values=[…]) with at least two values that ascend'
+                f'{path}: tune={tune}; accepted: dict(key=…, values=[…]) with at least two values that ascend, and '
+                'seed=<integer>'
             )
         if taken := sorted({'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})):
             raise SuiteError(f'{path}: distiller.{taken[0]}; accepted: other options of GraphDistiller')
-        return cls(**content)
+        suite = cls(**content)
+        if tune is not None and not any(map(suite.tunes, suite.methods)):
+            raise SuiteError(f'{path}: tune.key={tune["key"]!r}; accepted: a key that one of the methods has')
+        return suite
+
+    def tunes(self, name: str) -> bool:
+        """Whether a method is a loss with the key that is tuned."""
+        value = self.methods[name]
+        for part in self.tune['key'].split('.'):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value is not None
 
     def pretrained(self, checkpoint: Path) -> str:
         """The text of the student's config with a backbone that starts from a checkpoint."""
@@ -322,9 +334,10 @@ def main(argv: list[str] | None = None) -> int:
         chosen: dict[str, Any] = dict.fromkeys(args.methods)
         tried: dict[str, dict[Any, float]] = {}
         if suite.tune:
-            tried = {name: {} for name in args.methods if not isinstance(suite.methods[name], str)}
+            tuning_seed = suite.tune.get('seed', args.seeds[0])
+            tried = {name: {} for name in args.methods if suite.tunes(name)}
             while trials := {
-                (name, value): learn(name, value, args.seeds[0])
+                (name, value): learn(name, value, tuning_seed)
                 for name, scores in tried.items()
                 for value in untried(suite.tune['values'], scores)
             }:
@@ -357,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
         f'between seeds is {deviation}. {note}{args.jobs} processes at a time on {machine()}.\n'
     )
     if tried:
-        text += f'\n`{suite.tune["key"]}` was chosen on val by seed {args.seeds[0]}:'
+        text += f'\n`{suite.tune["key"]}` was chosen on val by seed {tuning_seed}:'
         text += ''.join(
             f' {name} {chosen[name]} ({", ".join(f"{value}: {ap:.1f}" for value, ap in sorted(scores.items()))});'
             for name, scores in tried.items()
