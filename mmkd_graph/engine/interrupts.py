@@ -46,13 +46,27 @@ _active = False
 _watching = False
 
 
-def _forget_watch() -> None:
-    if _watching:  # the parent's: what a child is sent is none of its business
-        signal.set_wakeup_fd(-1)
+_forking = threading.local()
+
+
+def _before_fork() -> None:
+    """Hold back what a child is sent until it has let go of the watch, which is the parent's."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS) if _watching else None
+
+
+def _after_fork(in_child: bool) -> None:
+    if _forking.mask is not None:
+        if in_child:
+            signal.set_wakeup_fd(-1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_forget_watch)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(in_child=False),
+        after_in_child=lambda: _after_fork(in_child=True),
+    )
 
 
 def exit_at_signals() -> None:

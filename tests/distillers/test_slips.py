@@ -81,7 +81,7 @@ def distiller(student: dict, teacher: dict, **options: Any) -> GraphDistiller:
             dict(losses=dict(crg=dict(CRG, loss_weight=dict(type='GradientRatio', rato=1)))),
             ['model.losses.crg.loss_weight.rato is unknown', "did you mean 'ratio'"],
         ),
-        (dict(losses=dict(crg=dict(CRG, solver='lanczos'))), ['model.losses.crg.solver', 'subspace']),
+        (dict(losses=dict(crg=dict(CRG, window=0))), ['model.losses.crg.window: got 0', 'integer >= 1']),
         (dict(losses=dict(crg=dict(CRG, level_weights=[1]))), ['model.losses.crg.level_weights=[1]; accepted: one']),
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else None,

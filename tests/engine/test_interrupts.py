@@ -82,10 +82,11 @@ def test_a_main_thread_that_is_stuck_in_native_code_is_not_waited_for(tmp_path: 
         interrupts._PATIENCE = 0.3
         library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
         with ended_by_signals(lambda: 'go on with …'):
-            child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(20,))
-            child.start()
-            os.kill(child.pid, signal.SIGTERM)  # what a child is sent ends that child alone
-            child.join()
+            for _ in range(20):  # what a child is sent, however early, ends that child alone
+                child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(20,))
+                child.start()
+                os.kill(child.pid, signal.SIGTERM)
+                child.join()
             time.sleep(0.5)
             Path('ready').touch()
             library.pthread_mutex_lock(mutex)

@@ -334,7 +334,7 @@ def test_slips_are_one_line_in_check_and_train(
 ) -> None:
     train = importlib.import_module('train')
     for option, words in (
-        ('model.losses.crg.k=0', 'got 0, accepted is an integer >= 1'),
+        ('model.losses.crg.window=0', 'got 0, accepted is an integer >= 1'),
         ('model.student.backbone.depht=18', "unexpected keyword argument 'depht' (did you mean 'depth'?)"),
     ):
         key, _, value = option.partition('=')
