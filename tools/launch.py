@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import datetime
 import os
@@ -25,6 +26,28 @@ from mmkd_graph.engine.interrupts import exit_at_signals
 if Path(__file__).resolve().parent in Path(sys.argv[0]).resolve().parents:  # imported by a program of this folder
     exit_at_signals()
 
+
+def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
+    """Import what mmengine formats configs with, again if another process is just writing yapf's cache.
+
+    It is done before mmengine does so itself. At its first import for a user yapf writes its grammar into a cache, under the final name before all of it is there:
+    of several processes that start together one may read a part.
+
+    Raises:
+        EOFError, UnpicklingError: if the cache is not whole after so many ``attempts``, ``pause`` seconds apart.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            import yapf  # noqa: F401
+        except (EOFError, UnpicklingError):
+            if attempt == attempts:
+                raise
+            time.sleep(pause)
+        else:
+            return
+
+
+import_yapf()
 with without_optional_parts():
     import mmdet.datasets  # noqa: F401
     import torch.distributed as dist
@@ -86,31 +109,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
-def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
-    """Import what mmengine formats configs with, again if another process is just writing yapf's cache.
-
-    At its first import for a user yapf writes its grammar into a cache, under the final name before all of it is there:
-    of several processes that start together one may read a part.
-
-    Raises:
-        EOFError, UnpicklingError: if the cache is not whole after so many ``attempts``, ``pause`` seconds apart.
-    """
-    for attempt in range(1, attempts + 1):
-        try:
-            import yapf  # noqa: F401
-        except (EOFError, UnpicklingError):
-            if attempt == attempts:
-                raise
-            time.sleep(pause)
-        else:
-            return
-
-
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config``, put ``--cfg-options``, ``--launcher`` and ``--work-dir`` over it."""
     if args.trust:
         trust_files()
-    import_yapf()
     if not Path(args.config).is_file():
         fail(f'no config file {args.config!r}')
     try:
@@ -183,10 +185,17 @@ def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
 
 
 def leave_processes() -> None:
-    """Close the connections to the other processes: gloo's threads, alive at the interpreter's end, may abort it."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    """Close the connections to the other processes, and end the program where threads of gloo's would abort its end."""
+    if not dist.is_initialized():
+        return
+    gloo = dist.get_backend() == 'gloo'
+    dist.barrier()
+    dist.destroy_process_group()
+    if gloo:  # now and then a thread is still alive at the interpreter's end: "terminate called", exit code -6
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def join_processes(cfg: Config, local_rank: int = 0) -> None:

@@ -38,18 +38,23 @@ def run(*command: object, cwd: Path | None = None, **environment: str) -> subpro
 def test_a_cache_of_yapf_that_is_just_written_is_read_again(tmp_path: Path) -> None:
     """As mmengine's formatter imports it, its cache being whole at the third attempt, or never."""
     (tmp_path / 'yapf.py').write_text(
-        f"""from pathlib import Path
+        f"""import sys
+from pathlib import Path
 count = Path({str(tmp_path / 'count')!r})
 count.write_text(count.read_text() + 'i' if count.exists() else 'i')
 if len(count.read_text()) < 3:
     raise EOFError('Ran out of input')
+sys.path.remove({str(tmp_path)!r})
+del sys.modules['yapf']
+import yapf
 """
     )
-    code = 'import sys; sys.path.insert(0, sys.argv[1]); import launch; launch.import_yapf({}, 0.01)'
-    done = run(sys.executable, '-c', code.format(3), TOOLS, PYTHONPATH=str(tmp_path))
+    code = 'import sys; sys.path.insert(0, sys.argv[1]); import launch'
+    done = run(sys.executable, '-c', code, TOOLS, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0 and (tmp_path / 'count').read_text() == 'iii', done.stderr
-    (tmp_path / 'count').unlink()
-    done = run(sys.executable, '-c', code.format(2), TOOLS, PYTHONPATH=str(tmp_path))
+    (tmp_path / 'yapf.py').write_text("raise EOFError('Ran out of input')")
+    code = code.replace('import launch', 'import time; time.sleep = lambda _: None; import launch', 1)
+    done = run(sys.executable, '-c', code, TOOLS, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1 and 'EOFError: Ran out of input' in done.stderr
 
 
