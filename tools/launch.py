@@ -28,9 +28,9 @@ if Path(__file__).resolve().parent in Path(sys.argv[0]).resolve().parents:  # im
 
 
 def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
-    """Import what mmengine formats configs with, again if another process is just writing yapf's cache.
+    """Import what mmengine formats configs with, before mmengine does, and again if its cache is just being written.
 
-    It is done before mmengine does so itself. At its first import for a user yapf writes its grammar into a cache, under the final name before all of it is there:
+    At its first import for a user yapf writes its grammar into a cache, under the final name before all of it is there:
     of several processes that start together one may read a part.
 
     Raises:
