@@ -1,4 +1,5 @@
-# Teacher for the student of the same name under configs/crg: no R-101 detector trained on VOC is public.
+# Teacher for the RetinaNet students on VOC under configs/crg and configs/mhgd: no R-101 detector trained on VOC is
+# public.
 # Leaves work_dirs/retinanet_r101_fpn_1x_voc0712/epoch_4.pth (4 epochs of 3 repeats).
 # Run:    python tools/train.py configs/pascal_voc/retinanet_r101_fpn_1x_voc0712.py
 # 8 GPUs: bash tools/dist_train.sh configs/pascal_voc/retinanet_r101_fpn_1x_voc0712.py 8

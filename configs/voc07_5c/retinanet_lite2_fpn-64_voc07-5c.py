@@ -1,7 +1,7 @@
 # The teacher: the student's detector on EfficientNet-Lite2, with a deeper head, more iterations and, against
-# overfitting, images in other sizes, cuttings and colours.
+# overfitting, images in other sizes, crops and colours.
 # Images: as the student's. Weights, data/weights/efficientnet_lite2.pth: tools/convert_efficientnet_lite.py, whose
-# --help has the commands for Lite0; those for Lite2 have a 2 in the place of the 0.
+# --help has the commands for Lite0; those for Lite2 have a 2 in place of the 0.
 # Leaves work_dirs/retinanet_lite2_fpn-64_voc07-5c/iter_2000.pth
 # Run: python tools/train.py configs/voc07_5c/retinanet_lite2_fpn-64_voc07-5c.py
 _base_ = './retinanet_lite0_fpn-64_voc07-5c.py'
