@@ -129,7 +129,7 @@ class GraphDistiller(BaseDetector):
         channels_t = tuple(frozen.channels[j] for _, j in self._pairs)
         with preserved_rng():
             modules, weights = _build_losses(losses)
-            # Widths that stay different are an error only where a loss can not take them.
+            # Widths that stay different are an error only where a loss cannot take them.
             unequal = adapter == 'never' and all(module.any_width for module in modules.values())
             adapted = channels_s if unequal else channels_t
             neck = PyramidAdapter(channels_s, adapted, adapter)
@@ -287,7 +287,7 @@ class GraphDistiller(BaseDetector):
             computed, and without any loss the teacher does not run.
 
         Raises:
-            ValueError: if a weight is to be measured and can not be.
+            ValueError: if a weight is to be measured and cannot be.
         """
         to_measure = []
         if self.training and torch.is_grad_enabled():

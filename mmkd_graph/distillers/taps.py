@@ -178,7 +178,7 @@ def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[
 
 @contextmanager
 def _asked_channels(detector: nn.Module) -> Iterator[list[int]]:
-    """Channels that the first convolution wants an image to have, if it was given one of :data:`CHANNELS` in vain.
+    """Channels that the first convolution wants an image to have, if one of :data:`CHANNELS` does not fit it.
 
     Only the first one that runs says anything of images: a later one that does not fit is a mistake in the config.
     What rearranges pixels before it (YOLOX's Focus gives four times as many channels) is taken into account.

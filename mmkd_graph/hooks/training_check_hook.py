@@ -1,4 +1,4 @@
-"""Look before a training starts whether it would be in vain, and stop it then."""
+"""Check, before a training starts, whether it would be wasted, and stop it if so."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
             spec: strides and channels of the paired levels.
 
         Raises:
-            ValueError: if the loss can not work on these pyramids; the message names the config key.
+            ValueError: if the loss cannot work on these pyramids; the message names the config key.
         """
 
     @abstractmethod

@@ -86,7 +86,7 @@ def offline(model: Mapping, side: int) -> ConfigDict:
 
     Pretrained weights are dropped, SyncBN becomes BN and torchvision's operators mmcv's, paddings and resizings of
     whole batches go to ``side`` pixels. Nothing but suppression drops predictions, and their number and that of
-    proposals is small. Boxes are clipped to the image: on the CPU mmdet can not paste a mask outside it. The
+    proposals is small. Boxes are clipped to the image: on the CPU mmdet cannot paste a mask outside it. The
     architecture stays what it is.
     """
     # Detectors that predict a set may take the number of predictions for that of their queries (QueryInst).
@@ -271,7 +271,7 @@ def _built(config: Mapping) -> nn.Module:
 
 
 def _mended(model: nn.Module) -> nn.Module:
-    """What can not predict here can.
+    """What cannot predict here can.
 
     SSD: its head lacks an attribute in mmdet 3.2 and later (open-mmlab/mmdetection#11063). Guided anchors: mmcv
     convolves the cells of a mask on GPUs only.

@@ -56,7 +56,7 @@ PACKAGES = (
     *('torch', 'mmengine', 'mmcv', 'mmdet', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'),
     *('mmpretrain', 'onedl-mmpretrain', 'timm', 'torchvision', 'scikit-learn', 'transformers', 'fairscale', 'lap'),
 )
-"""The stacks, and packages without which some families can not be built or trained."""
+"""The stacks, and packages without which some families cannot be built or trained."""
 
 STATES = {
     'ok': 'works',
@@ -184,7 +184,7 @@ def models_of(family: str) -> tuple[dict[str, ConfigDict], dict[str, str]]:
 
 
 def backbone_size(backbone: Mapping | None) -> int:
-    """Number of weights, for an order; those that can not be built come last."""
+    """Number of weights, for an order; those that cannot be built come last."""
     if backbone is None:
         return sys.maxsize
     config = offline(backbone, SIDES[0])
@@ -192,7 +192,7 @@ def backbone_size(backbone: Mapping | None) -> int:
         try:
             with torch.device(device):
                 return sum(p.numel() for p in MMDET_MODELS.build(copy.deepcopy(config)).parameters())
-        except Exception:  # what can not be built says why when it is its turn
+        except Exception:  # what cannot be built says why when it is its turn
             continue
     return sys.maxsize
 
