@@ -32,8 +32,9 @@ def near(name: Any, accepted: Iterable[str]) -> str:
 def under(key: str, options: Collection[str]) -> Iterator[None]:
     """Put ``key`` before the messages of errors that are raised inside; also a decorator.
 
-    One that begins with an option goes on with it (``k: got 0`` becomes ``model.losses.crg.k: got 0``), another
-    is separated (``model.losses.crg: …``). One that begins with the key is left alone, and so are errors of the system.
+    One that begins with an option goes on with it (``window: got 0`` becomes ``model.losses.crg.window: got 0``),
+    another is separated (``model.losses.crg: …``). One that begins with the key is left alone, and so
+    are errors of the system.
 
     Args:
         key: config key of what is built or done inside.
