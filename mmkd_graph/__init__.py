@@ -1,3 +1,3 @@
 """Channel-graph and spectral-embedding distillation for MMDetection 3.x."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'

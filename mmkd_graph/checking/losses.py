@@ -41,7 +41,7 @@ def check_losses(
     try:
         probe = copy.deepcopy(model).train()
     except Exception as error:  # whatever a module may refuse
-        found = f'the losses were not looked at, as the model can not be copied ({one_line(error)})'
+        found = f'the losses were not looked at, as the model cannot be copied ({one_line(error)})'
         return [Finding(WARNING, 'model.losses', found)]
     boxes = 0
     broken: list[Finding] = []
