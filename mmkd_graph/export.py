@@ -29,7 +29,11 @@ def student_model(cfg: Config) -> dict[str, Any]:
     Raises:
         FileNotFoundError, TypeError, ValueError: if there is none in it.
     """
-    return _as_text(resolve_model_config(cfg.to_dict()['model'], 'model'))
+    whole = cfg.to_dict()
+    model = dict(resolve_model_config(whole['model'], 'model'))
+    if whole.get('data_preprocessor') is not None:  # beside the model: mmengine's runner hands it over
+        model.setdefault('data_preprocessor', whole['data_preprocessor'])
+    return _as_text(model)
 
 
 def student_config(cfg: Config) -> Config:

@@ -157,6 +157,7 @@ def test_what_a_run_goes_on_from(tmp_path: Path) -> None:
     [
         ('folder', 'it is a folder'),
         (b'\x80\x02\x00', 'it names no file'),
+        ('link', 'it is a link to nothing'),
         (b'ab:\x00\x01', 'it names no file'),
         (b'a' * 300, 'is not there'),
         (b'a' * 5000, 'it names no file'),
@@ -175,7 +176,12 @@ def test_what_is_no_checkpoint_does_not_keep_a_whole_one_from_being_found(
     (tmp_path / 'noise').write_bytes(bytes(range(256)))
     save_whole(dict(state_dict={}, meta=dict(iter=9)), tmp_path / 'student.pth')
     last = tmp_path / 'last_checkpoint'
-    last.mkdir() if pointer == 'folder' else last.write_bytes(pointer)
+    if pointer == 'folder':
+        last.mkdir()
+    elif pointer == 'link':
+        last.symlink_to(tmp_path / 'gone')
+    else:
+        last.write_bytes(pointer)
     point, refused = find_resume_point(tmp_path)
     assert point.iteration == 4
     assert len(refused) == 1 and words in refused[0]

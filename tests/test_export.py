@@ -81,6 +81,13 @@ def test_the_students_config_is_plain() -> None:
     assert student_config(plain).to_dict() == plain.to_dict(), 'of a plain config it is the same'
 
 
+def test_a_preprocessor_beside_the_model_is_in_the_students() -> None:
+    given = distillation()
+    beside = given.model.student.pop('data_preprocessor')
+    given.data_preprocessor = beside
+    assert student_config(given).model.data_preprocessor == beside
+
+
 def test_what_the_config_says_for_tests_stays() -> None:
     own = dict(
         test_dataloader=dict(batch_size=7), test_cfg=dict(type='MyLoop'), visualizer=dict(type='V'), default_scope='x'

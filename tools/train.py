@@ -109,7 +109,7 @@ def main() -> None:
         try:
             train(cfg, args)
         except Exception as error:
-            raise_pending()
+            raise_pending(error)
             end(hidden_cause(error), cfg)
         leave_processes()
 

@@ -14,6 +14,9 @@ from mmkd_graph.datasets.metainfo import common_metainfo
 from mmkd_graph.datasets.reading import name_images
 from mmkd_graph.distillers.rng import preserved_rng
 
+_CHANGED_BY_READING = ('pipeline', 'transforms', 'dataset', 'datasets', 'prepare_data', '__getitems__')
+"""Attributes of data sets that hold transforms, or data sets inside."""
+
 
 def sample_indices(size: int, count: int) -> list[int]:
     """``count`` indices, evenly spaced over a data set of ``size``; fewer if it is smaller.
@@ -76,12 +79,18 @@ def _read(loader: DataLoader, batches: list[list[int]]) -> Iterator[Any]:
 def _copied(dataset: Any) -> Any:
     """A data set whose transforms may change their state; the records of its images are shared."""
     memo: dict[int, Any] = {}
-    inside = [dataset]
+    inside, seen = [dataset], []
     while inside:
         one = inside.pop()
+        seen.append(one)
         for name, value in getattr(one, '__dict__', {}).items():
-            if isinstance(value, np.ndarray) or name == 'cat_img_map':
+            if isinstance(value, np.ndarray) or name in ('cat_img_map', 'data_list'):
                 memo[id(value)] = value
             elif name in ('dataset', 'datasets'):
                 inside += value if isinstance(value, (list, tuple)) else [value]
-    return copy.deepcopy(dataset, memo)
+    try:
+        return copy.deepcopy(dataset, dict(memo))
+    except Exception:  # open files, locks: shared, as forked workers share them; what reading changes is copied
+        for one in seen:
+            memo.update((id(value), value) for name, value in vars(one).items() if name not in _CHANGED_BY_READING)
+        return copy.deepcopy(dataset, memo)

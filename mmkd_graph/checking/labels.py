@@ -100,8 +100,8 @@ def _count(leaf: Any, most: int) -> tuple[Counter[int], int, int]:
     ignored = looked = 0
     records = getattr(leaf, 'data_list', None)  # empty where they are serialised
     for i in sample_indices(len(leaf), most):
-        record = records[i] if records else leaf.get_data_info(i)
-        if 'instances' not in record:
+        record = records[i] if records and isinstance(records[i], Mapping) else leaf.get_data_info(i)
+        if not isinstance(record, Mapping) or not isinstance(record.get('instances'), (list, tuple)):
             continue
         looked += 1
         for thing in record['instances']:

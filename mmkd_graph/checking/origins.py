@@ -12,6 +12,7 @@ import mmdet.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from mmkd_graph.datasets.reading import UnreadableImage
 from mmkd_graph.distillers.keys import near, options_of
 from mmkd_graph.registry import HOOKS, MODELS, type_name
 
@@ -50,7 +51,7 @@ def config_error(error: Exception, cfg: Config) -> str | None:
         Key, what was found there, and the near names of what is misspelt; None of an error that comes from elsewhere:
         from a step, from a disk that is full, from a check that has its own words.
     """
-    if isinstance(error, (CheckFailed, FloatingPointError)):
+    if isinstance(error, (CheckFailed, FloatingPointError, UnreadableImage)):
         return None
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return None
@@ -108,6 +109,9 @@ def _key(error: Exception, cfg: Config) -> str | None:
         if not frame.f_globals.get('__name__', '').startswith(('mmengine.runner', 'mmkd_graph')):
             continue
         name = frame.f_code.co_name
+        if name == 'run' and frame.f_globals.get('__name__') == 'mmengine.runner.loops':
+            key = None  # a loop that runs in a hook prepares nothing
+            continue
         if name in _PARTS and key in ('train_cfg', 'val_cfg', 'test_cfg'):
             key = f'{key.removesuffix("_cfg")}_{_PARTS[name]}'
         elif name == 'call_hook' and frame.f_locals.get('fn_name') in ('before_run', 'before_train'):

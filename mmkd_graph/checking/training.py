@@ -64,7 +64,10 @@ def check_config(
         yield Finding(FAIL, 'load_from', f'there is no file {weights}', 'correct the path')
     yield from _guarded('custom_hooks', lambda: check_custom_hooks(cfg))
     try:
-        model = MMDET_MODELS.build(cfg.model)
+        given = dict(cfg.model)
+        if cfg.get('data_preprocessor') is not None:  # beside the model: mmengine's runner hands it over
+            given.setdefault('data_preprocessor', cfg.data_preprocessor)
+        model = MMDET_MODELS.build(given)
         if isinstance(model, GraphDistiller):
             model.init_weights()
             model.to(device or get_device())

@@ -24,7 +24,16 @@ _BODY = ('backbone', 'neck')
 _UNSEEN = {
     # says where weights come from, and how they are trained
     *('init_cfg', 'pretrained', 'checkpoint', 'convert_weights', 'train_cfg', 'test_cfg', 'frozen_stages', 'norm_eval'),
-    *('requires_grad', 'with_cp', 'use_checkpoint', 'act_checkpoint', 'momentum', 'zero_init_residual', 'class_weight'),
+    *(
+        'inplace',
+        'requires_grad',
+        'with_cp',
+        'use_checkpoint',
+        'act_checkpoint',
+        'momentum',
+        'zero_init_residual',
+        'class_weight',
+    ),
     *('assigner', 'sampler', 'num_classes', 'freeze', 'zero_init_offset', 'data_preprocessor'),
     # random in the training alone
     *('drop_path_rate', 'drop_rate', 'attn_drop_rate', 'dropout', 'attn_drop', 'proj_drop', 'ffn_drop', 'layer_drop'),
@@ -238,6 +247,7 @@ def _compare(key: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
         if 'type' in a and 'type' in b and not _same_kind(a['type'], b['type']):
             yield f'{key}.type', a['type'], b['type']
             return
+        a, b = map(_current, (a, b))
         for name in sorted({*a, *b} - {'type'}, key=str):
             if not _unseen(str(name)):
                 values = (x[name] if name in x else _default(x, name) for x in (a, b))
@@ -250,6 +260,14 @@ def _compare(key: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
             yield key, a, b
     elif not _same(a, b):
         yield key, a, b
+
+
+def _current(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config with the words of mmdet 3: of mmdet 2's FPN, two options say where extra levels come from."""
+    if config.get('add_extra_convs') is not True or 'extra_convs_on_inputs' not in config:
+        return config
+    where = 'on_input' if config['extra_convs_on_inputs'] else 'on_output'
+    return {key: value for key, value in config.items() if key != 'extra_convs_on_inputs'} | {'add_extra_convs': where}
 
 
 def _same(a: Any, b: Any) -> bool:

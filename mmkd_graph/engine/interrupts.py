@@ -141,7 +141,11 @@ def ended_by_signals(
             with _watched(advice):
                 yield
         except BaseException as error:
-            if not _was_interrupted(error):
+            try:
+                interrupted = _was_interrupted(error)
+            except Interrupted:  # meanwhile
+                interrupted = True
+            if not interrupted:
                 raise
             _leave(advice)
     finally:
@@ -181,12 +185,18 @@ def _watched(advice: Callable[[], str]) -> Iterator[None]:
         receiver.close()
 
 
-def raise_pending() -> None:
+def raise_pending(error: BaseException | None = None) -> None:
     """Raise an interrupt again that was swallowed: by an ``except:`` (mmengine's message hub has one), in a destructor.
+
+    Args:
+        error: what has ended the body. After the death of a worker this waits a moment: a signal to all processes of a
+            job may have reached the worker first.
 
     Raises:
         Interrupted: if a signal has arrived in the body of :func:`ended_by_signals`.
     """
+    if not _caught and error is not None and is_worker_death(hidden_cause(error)):
+        time.sleep(_TOGETHER)
     if _caught:
         raise _caught[0]
 
@@ -242,10 +252,8 @@ def _heeded() -> list[signal.Signals]:
 
 def _was_interrupted(error: BaseException) -> bool:
     if not _caught and not is_first_rank() and 'onnection' in str(error):
-        try:  # the process that it talked to has gone: as a rule at a signal that is on its way to this one too
-            time.sleep(_TOGETHER)
-        except Interrupted:
-            return True
+        # the process that it talked to has gone: as a rule at a signal that is on its way to this one too
+        time.sleep(_TOGETHER)
     return bool(_caught) and not isinstance(error, SystemExit)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from torch import nn
 
 from mmkd_graph.checkpoints import TRUST, damage, refusal, weights_only
@@ -136,6 +137,8 @@ def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[ResumePoint | N
         named = named_checkpoint(work_dir)
         if pointer.is_dir():
             refused.append(f'{pointer}: it is a folder')
+        elif not pointer.exists():
+            refused.append(f'{pointer}: it is a link to nothing')
         elif not named:
             refused.append(f'{pointer}: it is empty' if not pointer.stat().st_size else f'{pointer}: it names no file')
         # a work dir may have been moved
@@ -229,7 +232,7 @@ def differences(path: str | os.PathLike[str], model: nn.Module, optim_wrapper: A
     model = model.module if is_model_wrapper(model) else model
     saved = {key.removeprefix('module.'): value for key, value in content['state_dict'].items()}
     own = model.state_dict()
-    optimizers = _optimizer_differences(content['optimizer'], optim_wrapper.state_dict())
+    optimizers = _optimizer_differences(content['optimizer'], _groups(optim_wrapper))
     missing = [key for key in own if key not in saved and not key.endswith('num_batches_tracked')]
     shapes = [key for key, value in own.items() if key in saved and saved[key].shape != value.shape]
     # a detector may make a buffer in its first iteration; this package's parts do not
@@ -256,6 +259,13 @@ def _parts(keys: Iterable[str]) -> str:
         counts[name] = counts.get(name, 0) + 1
     shown = [f'{name} ({count})' for name, count in counts.items()]
     return ', '.join(shown[:6]) + (f' and {len(shown) - 6} more' if len(shown) > 6 else '')
+
+
+def _groups(optim_wrapper: Any) -> dict[str, Any]:
+    """What an optimizer's state says of its groups: sharded optimizers give their state to the first rank alone."""
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        return {name: _groups(one) for name, one in optim_wrapper.items()}
+    return dict(param_groups=optim_wrapper.optimizer.param_groups)
 
 
 def _optimizer_differences(saved: Mapping[str, Any], own: Mapping[str, Any], name: str = '') -> list[str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import errno
+import logging
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
+from mmkd_graph.checking.findings import one_line
 from mmkd_graph.checkpoints import TRUST, allow_logs, refusal, weights_only
 from mmkd_graph.losses.names import changed_losses
 from mmkd_graph.registry import RUNNERS
@@ -20,7 +24,7 @@ from .errors import NotStarted, WrongInput
 from .guards import check_data, check_folder, check_weights, guard
 from .interrupts import command_to_go_on, ended_by_signals, hidden_cause, raise_pending
 from .lock import WorkDirLock
-from .resuming import Start, differences, find_start, is_address
+from .resuming import Start, differences, find_start, is_address, named_checkpoint
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -80,6 +84,7 @@ class TrainingRunner(Runner):
         mmengine takes over the seed of a checkpoint only after the data loader has been built with another one.
         """
         if self._start is None:  # in the constructor, when the processes have met
+            self._seen = named_checkpoint(self.work_dir)
             self._start = self._together(lambda: find_start(self.work_dir, *self._asked, sharded=False))
             if seed is None and self._start.seed is not None:
                 seed = self._start.seed
@@ -98,7 +103,7 @@ class TrainingRunner(Runner):
                 self._prepare()
                 return super().train()
             except Exception as error:
-                raise_pending()
+                raise_pending(error)
                 cause = hidden_cause(error)
                 if cause is error:
                     raise
@@ -172,9 +177,10 @@ class TrainingRunner(Runner):
     def _take_lock(self) -> bool:
         self._lock = WorkDirLock(self.work_dir)
         try:
-            return self._lock.acquire(self.logger.warning)
+            waited = self._lock.acquire(self.logger.warning)
         except OSError as error:
             raise NotStarted(f'{self._lock.path} cannot be written: {error.strerror or error}') from error
+        return waited or named_checkpoint(self.work_dir) != self._seen
 
     def _load_only(self) -> None:
         if self._resume:
@@ -188,6 +194,9 @@ class TrainingRunner(Runner):
                 outcome[0] = ask()
             except (NotStarted, OSError) as error:
                 outcome[1] = error
+            except Exception as error:  # of any kind, which may not travel to the other processes
+                print_log(traceback.format_exc(), 'current', logging.ERROR)
+                outcome[1] = NotStarted(one_line(error))
         broadcast_object_list(outcome)
         if outcome[1] is not None:
             raise outcome[1]
@@ -200,6 +209,8 @@ def _weights_alone(what: str) -> Iterator[None]:
         with weights_only():
             yield
     except Exception as error:
+        if TRUST in str(error):  # said already, with the file's name
+            raise WrongInput(str(error)) from error
         if 'more than weights' not in refusal(error):
             raise
         reason = (

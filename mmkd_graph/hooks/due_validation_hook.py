@@ -42,6 +42,9 @@ class DueValidationHook(Hook):
             if is_main_process():
                 _path(runner).unlink(missing_ok=True)
             return
+        if is_main_process() and _path(runner).exists():  # what comes after this checkpoint will be done again
+            past = [i for i in _read(_path(runner)) if i <= runner.iter]
+            write_whole(json.dumps(past).encode(), _path(runner))
         done = [runner.iter in _read(_path(runner)) if is_main_process() else None]
         broadcast_object_list(done)
         if _is_due(runner) and (not done[0] or _reads_metrics(runner)):

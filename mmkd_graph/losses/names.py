@@ -7,9 +7,11 @@ import logging
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.logging import print_log
+from mmengine.registry import Registry
 
-from mmkd_graph.registry import type_name
+from mmkd_graph.registry import MODELS, type_name
 
 RENAMED = {
     'AttentionGraphLoss': 'MHGDLoss',
@@ -76,6 +78,8 @@ def current_config(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     place = kind.__module__ if isinstance(kind, type) else str(kind)
     if place != name and not place.startswith('mmkd_graph.'):  # another package's
         return config
+    if place == name and any(_is_of_others(registry, name) for registry in (MODELS, MMDET_MODELS)):
+        return config
     if isinstance(kind, str) and name in RENAMED:
         name = RENAMED[name]
         config['type'] = f'mmkd_graph.{name}'
@@ -85,6 +89,11 @@ def current_config(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     if gone:
         raise ValueError(' | '.join(gone))
     return config
+
+
+def _is_of_others(registry: Registry, name: str) -> bool:
+    """Whether a plain name is that of a class which somebody else has registered."""
+    return name in registry.module_dict and not registry.module_dict[name].__module__.startswith('mmkd_graph.')
 
 
 def rename_losses(model: MutableMapping[str, Any]) -> None:

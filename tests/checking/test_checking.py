@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -61,6 +62,25 @@ def test_batches_are_read_without_a_trace(count: int) -> None:
     assert {i for batch in indices for i in batch} <= set(range(5))
     assert loader.dataset.read == 0
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == wanted
+
+
+class Locked(Numbers):
+    """A data set with something that cannot be copied, and a transform with a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.pipeline = threading.Lock(), [dict(seen=0)]
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        with self.lock:
+            self.pipeline[0]['seen'] += 1
+        return super().__getitem__(index)
+
+
+def test_a_data_set_that_cannot_be_copied_whole_is_read_all_the_same() -> None:
+    loader = DataLoader(Locked(), batch_size=2, collate_fn=list)
+    assert len(list(sample_batches(loader, 2)[1])) == 2
+    assert loader.dataset.pipeline == [dict(seen=0)] and loader.dataset.read == 0
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:

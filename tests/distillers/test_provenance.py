@@ -86,6 +86,7 @@ def test_what_changes_a_teacher_is_named_by_its_key(trained, given, words):
         dict(data_preprocessor__pad_value=0, data_preprocessor__type='TrackDataPreprocessor'),
         dict(data_preprocessor__mean=(123.675, 116.28, 103.53), neck__in_channels=(8, 16, 32, 64)),
         dict(type='mmdet.RetinaNet', backbone__type='mmdet.models.backbones.resnet.ResNet'),
+        dict(backbone__act_cfg=dict(type='ReLU', inplace=True)),
         # what no class of today takes
         dict(backbone__of_an_older_version=3, of_an_older_version=3),
     ],
@@ -128,6 +129,13 @@ data = dict(train=dict(type='RepeatDataset', dataset=dict(pipeline=[
     dict(type='Normalize', mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False),
     dict(type='Pad', size_divisor=32)])))
 """
+
+
+@pytest.mark.parametrize(('on_inputs', 'today'), [(True, 'on_input'), (False, 'on_output')])
+def test_extra_levels_in_the_words_of_mmdet_2(on_inputs, today):
+    old = changed(neck__add_extra_convs=True, neck__extra_convs_on_inputs=on_inputs)
+    assert not said(old, changed(neck__add_extra_convs=today))
+    assert said(old, changed(neck__add_extra_convs='on_lateral'))
 
 
 def test_configs_of_mmdet_2_say_the_same_elsewhere():

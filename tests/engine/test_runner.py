@@ -262,6 +262,11 @@ def test_a_validation_in_which_a_training_died_is_made_up_for(
             assert torch.equal(one, other)
         train(work, by_epoch, resume='auto')
         assert ToyMetricOfTheRunner.count == 3, 'done once'
+    # from an earlier checkpoint, what came after it is not done any more
+    monkeypatch.setattr(ToyMetricOfTheRunner, 'dies_at', 4)
+    with pytest.raises(RuntimeError, match='killed'):
+        train(work, by_epoch, resume=True, load_from=str(work / name.format(step)))
+    assert json.loads((work / 'validated.json').read_text()) == [4 if by_epoch else 2]
 
 
 @pytest.mark.parametrize(
@@ -387,9 +392,11 @@ def test_one_training_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(tmp_path.glob('*.pth'))
 
 
-def test_a_start_that_had_to_wait_goes_on_from_what_was_saved_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('waited', [True, False])
+def test_a_start_goes_on_from_what_was_saved_before_it_got_the_lock(
+    waited: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another training may have ended before the lock was asked for."""
     from mmkd_graph.engine import runner as module
 
     first = build(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=2))
@@ -399,7 +406,7 @@ def test_a_start_that_had_to_wait_goes_on_from_what_was_saved_meanwhile(
         def acquire(self, say: Any) -> bool:
             monkeypatch.undo()
             first.train()
-            return True
+            return waited
 
     monkeypatch.setattr(module, 'WorkDirLock', Waits)
     second.train()

@@ -48,6 +48,17 @@ def test_an_option_that_is_gone_says_what_takes_its_place(kind, option, said):
         current_config({'type': kind, option: 1}, 'losses.crg')
 
 
+def test_a_plain_name_that_somebody_else_has_registered_is_theirs(said, monkeypatch):
+    class PearsonLoss(losses.PyramidLoss):
+        def forward(self, student, teacher, context):
+            return dict(own=student[0].sum())
+
+    monkeypatch.setitem(MMDET_MODELS._module_dict, 'PearsonLoss', PearsonLoss)
+    config = dict(type='PearsonLoss')
+    assert current_config(config, 'losses.kd') == config and not said
+    assert current_config(dict(type='mmkd_graph.PearsonLoss'), 'losses.kd') == dict(type='mmkd_graph.PKDLoss')
+
+
 def test_what_is_gone_is_no_option_of_today():
     for name, options in GONE.items():
         for option in options:
