@@ -180,6 +180,7 @@ def _watched(advice: Callable[[], str]) -> Iterator[None]:
         ended.set()
         _watching = False
         signal.set_wakeup_fd(previous)
+        receiver.shutdown(socket.SHUT_RDWR)  # closing is not enough: forked children have the sender too
         sender.close()
         thread.join()
         receiver.close()

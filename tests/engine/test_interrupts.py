@@ -146,6 +146,16 @@ def test_the_first_process_of_a_job_alone_speaks(tmp_path: Path) -> None:
     assert run(body, tmp_path, signal.SIGTERM, RANK='1') == (143, '')
 
 
+def test_children_that_live_on_are_not_waited_for() -> None:
+    """A worker that was forked inside has the ends of every pipe."""
+    with ended_by_signals():
+        child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(20,))
+        child.start()
+    assert child.is_alive()
+    child.kill()
+    child.join()
+
+
 def test_errors_stay_what_they_are_and_handlers_are_put_back() -> None:
     before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(ValueError, match='other'), ended_by_signals(), ended_by_signals():
