@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+
+with contextlib.redirect_stdout(io.StringIO()):  # what mmdet prints when it is imported, pytest would show at its end
+    import mmdet.datasets  # noqa: F401
+
 from jobs import TOOLS
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import DetDataSample
