@@ -30,10 +30,8 @@ def student_model(cfg: Config) -> dict[str, Any]:
         FileNotFoundError, TypeError, ValueError: if there is none in it.
     """
     whole = cfg.to_dict()
-    model = dict(resolve_model_config(whole['model'], 'model'))
-    if whole.get('data_preprocessor') is not None:  # beside the model: mmengine's runner hands it over
-        model.setdefault('data_preprocessor', whole['data_preprocessor'])
-    return _as_text(model)
+    parts = {key: whole[key] for key in ('model', 'data_preprocessor') if key in whole}
+    return _as_text(resolve_model_config(parts, 'model'))
 
 
 def student_config(cfg: Config) -> Config:

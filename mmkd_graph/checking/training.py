@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, autocast
@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmkd_graph.datasets.annotations import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.keys import split_key
+from mmkd_graph.distillers.teacher import model_of
 from mmkd_graph.registry import type_name
 
 from .accuracy import check_accuracy
@@ -64,10 +65,7 @@ def check_config(
         yield Finding(FAIL, 'load_from', f'there is no file {weights}', 'correct the path')
     yield from _guarded('custom_hooks', lambda: check_custom_hooks(cfg))
     try:
-        given = dict(cfg.model)
-        if cfg.get('data_preprocessor') is not None:  # beside the model: mmengine's runner hands it over
-            given.setdefault('data_preprocessor', cfg.data_preprocessor)
-        model = MMDET_MODELS.build(given)
+        model = MMDET_MODELS.build(ConfigDict(model_of(cfg)))
         if isinstance(model, GraphDistiller):
             model.init_weights()
             model.to(device or get_device())

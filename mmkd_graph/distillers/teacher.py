@@ -63,9 +63,9 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
         TypeError: if it is none of the accepted kinds.
     """
     if isinstance(config, str):
-        model = _model_of(read_config(config, key))
+        model = model_of(read_config(config, key))
     elif isinstance(config, (Mapping, Config)):
-        model = _model_of(config) if 'model' in config and 'type' not in config else config
+        model = model_of(config) if 'model' in config and 'type' not in config else config
     else:
         raise TypeError(
             f"{key} is a {type(config).__name__}; accepted: a path, 'mmdet::family/name.py', a config or model dict"
@@ -73,14 +73,17 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
     if 'type' not in model:
         raise ValueError(f'{key} has neither `type` nor `model`; its keys are {sorted(model)}')
     if type_name(model['type']) == 'GraphDistiller':
-        return resolve_model_config(model['student'], f'{key}.student')
+        student, beside = model['student'], model.get('data_preprocessor')
+        if beside is not None and isinstance(student, Mapping):
+            student = {'data_preprocessor': beside, **student}
+        return resolve_model_config(student, f'{key}.student')
     return ConfigDict(model)
 
 
-def _model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The model of a whole config, with the ``data_preprocessor`` beside it that mmengine's runner would give it."""
     model, beside = config['model'], config.get('data_preprocessor')
-    if beside and 'data_preprocessor' not in model and type_name(model.get('type')) != 'GraphDistiller':
+    if beside and 'data_preprocessor' not in model:
         return {**model, 'data_preprocessor': beside}
     return model
 

@@ -15,6 +15,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.inputs import InputTransfer, normalised
 from mmkd_graph.distillers.taps import probe
+from mmkd_graph.distillers.teacher import resolve_model_config
 
 CRG = dict(crg=dict(type='mmkd_graph.CRGLoss'))
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -291,3 +292,11 @@ def test_a_preprocessor_beside_the_model_is_the_students(student, teacher):
     for config, given, mean in ((bare, other, [1, 2, 3]), (student, own, own['mean']), (student, other, own['mean'])):
         model = MODELS.build(copy.deepcopy(dict(common, student=config, data_preprocessor=given)))
         assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(mean, rel=1e-6)
+
+
+def test_a_distillation_as_teacher_keeps_the_preprocessor_beside_its_model(student):
+    beside = student.pop('data_preprocessor')
+    whole = dict(model=dict(type='mmkd_graph.GraphDistiller', student=student), data_preprocessor=beside)
+    assert resolve_model_config(whole, 'teacher.config').data_preprocessor == beside
+    whole['model']['student'] = dict(student, data_preprocessor=dict(beside, mean=[1.0, 2.0, 3.0]))
+    assert resolve_model_config(whole, 'teacher.config').data_preprocessor.mean == [1.0, 2.0, 3.0]
