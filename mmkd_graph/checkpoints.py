@@ -24,6 +24,8 @@ from mmengine.utils import digit_version
 
 TRUST = 'MMKD_TRUST_CHECKPOINTS'
 """Environment variable: set to 1, checkpoint files are read whatever is in them. ``--trust`` of the tools sets it."""
+HOW_TO_TRUST = f'If you trust the file: --trust, or {TRUST}=1'
+"""What every refusal of a file ends with."""
 
 _FORCE, _FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _PARTIAL = '.{}.part'
@@ -204,7 +206,7 @@ def not_weights(path: str | os.PathLike[str]) -> str | None:
         reason = refusal(error)
         if 'more than weights' not in reason:
             return damage(path) or f'it is no checkpoint ({reason})'
-        return f'{reason}; reading it can run code that is in it. If you trust the file: --trust, or {TRUST}=1'
+        return f'{reason}; reading it can run code that is in it. {HOW_TO_TRUST}'
     return None
 
 

@@ -13,7 +13,7 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
-from mmkd_graph.checkpoints import refusal, weights_only
+from mmkd_graph.checkpoints import HOW_TO_TRUST, refusal, weights_only
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec, check_terms
 from mmkd_graph.losses.names import current_config
@@ -244,8 +244,7 @@ class GraphDistiller(BaseDetector):
             files = ' or '.join(_pretrained(self)) or "a file of the student's init_cfg"
             raise ValueError(
                 f'{files} was not read: {refusal(error)}. Reading such a file can run code that is in it; accepted: '
-                'tensors, plain containers and the logs of mmengine. If you trust where it comes from: --trust, or '
-                'MMKD_TRUST_CHECKPOINTS=1 in the environment'
+                f'tensors, plain containers and the logs of mmengine. {HOW_TO_TRUST}'
             ) from error
         if self.init_student == 'teacher':
             self._inherit()

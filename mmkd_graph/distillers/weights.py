@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_model
 from torch import Tensor, nn
 
-from mmkd_graph.checkpoints import TRUST, refusal, weights_only
+from mmkd_graph.checkpoints import HOW_TO_TRUST, refusal, weights_only
 
 _NAMED_KEYS = 12
 """How many keys a message lists before it only counts them."""
@@ -41,8 +41,7 @@ def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[
             raise ValueError(f'{key}={checkpoint!r} could not be read: {refusal(error)}') from error
         raise ValueError(
             f'{key}={checkpoint!r} was not read: {refusal(error)}. Reading such a file can run code that is in it; '
-            'accepted: tensors, plain containers and the logs of mmengine. If you trust the file: --trust, or '
-            f'{TRUST}=1'
+            f'accepted: tensors, plain containers and the logs of mmengine. {HOW_TO_TRUST}'
         ) from error
     except Exception as error:  # pickle, zip and network errors have no common base
         raise ValueError(f'{key}={checkpoint!r} could not be read: {type(error).__name__}: {error}') from error

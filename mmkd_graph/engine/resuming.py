@@ -14,7 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from torch import nn
 
-from mmkd_graph.checkpoints import TRUST, damage, refusal, weights_only
+from mmkd_graph.checkpoints import HOW_TO_TRUST, damage, refusal, weights_only
 
 _LONGEST_PATH = 4096
 _OPTIMIZER_TRAITS = ('momentum', 'betas', 'alpha', 'rho', 'lr_decay')
@@ -106,7 +106,7 @@ def _content(path: Path) -> Any:
         with weights_only():
             return torch.load(path, map_location='cpu', mmap=True)
     except Exception as error:  # pickle errors have no common base
-        hint = f'. If you trust the file: --trust, or {TRUST}=1' if 'more than weights' in refusal(error) else ''
+        hint = f'. {HOW_TO_TRUST}' if 'more than weights' in refusal(error) else ''
         raise NotResumable(f'{path}: {refusal(error)}{hint}') from error
 
 

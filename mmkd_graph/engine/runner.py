@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmkd_graph.checking.findings import one_line
-from mmkd_graph.checkpoints import TRUST, allow_logs, refusal, weights_only
+from mmkd_graph.checkpoints import HOW_TO_TRUST, TRUST, allow_logs, refusal, weights_only
 from mmkd_graph.losses.names import changed_losses
 from mmkd_graph.registry import RUNNERS
 
@@ -213,7 +213,5 @@ def _weights_alone(what: str) -> Iterator[None]:
             raise WrongInput(str(error)) from error
         if 'more than weights' not in refusal(error):
             raise
-        reason = (
-            f'{refusal(error)}; reading it can run code that is in it. If you trust the file: --trust, or {TRUST}=1'
-        )
+        reason = f'{refusal(error)}; reading it can run code that is in it. {HOW_TO_TRUST}'
         raise WrongInput(f'{what}: {reason}') from error
