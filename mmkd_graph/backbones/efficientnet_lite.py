@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmdet.models.backbones.efficientnet import EfficientNet, model_scaling
+from torch import Tensor
 
 from mmkd_graph.registry import MODELS
 
@@ -36,7 +38,8 @@ class EfficientNetLite(EfficientNet):
             from (1, 1, 1, 4, 1) to (1, 2, 2, 6, 5) (lite2: (1, 1, 1, 5, 1) to (1, 3, 3, 8, 6)). ``None``: all. Without
             its last block stage 5 has 192 channels (lite2: 208).
         act_cfg: activation.
-        **kwargs: of mmdet's ``EfficientNet``, such as ``norm_cfg``, ``norm_eval`` and ``frozen_stages``.
+        **kwargs: of mmdet's ``EfficientNet``, such as ``norm_cfg``, ``norm_eval`` and ``frozen_stages``
+            (how many stages, the stem among them, do not learn).
 
     Raises:
         ValueError: for an unknown ``arch``, or ``depths`` that the stages do not have; names the key.
@@ -74,6 +77,15 @@ class EfficientNetLite(EfficientNet):
         # mmdet's class scales what it reads here. Stem and head would be scaled too: so it gets the result.
         self.arch_settings, self.layer_settings = {arch: (1.0, 1.0)}, {arch[:1]: stages}
         super().__init__(arch=arch, out_indices=out_indices, act_cfg=act_cfg, **kwargs)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of the stages ``out_indices``, each (N, C, H / stride, W / stride).
+
+        Args:
+            x: images, (N, 3, H, W). On a CPU they are laid out with their channels last, and all that follows with
+                them: depthwise convolutions take a quarter off a training step so.
+        """
+        return super().forward(x.contiguous(memory_format=torch.channels_last) if x.device.type == 'cpu' else x)
 
     def train(self, mode: bool = True) -> EfficientNetLite:
         """As any module's: mmdet's returns nothing."""

@@ -1,5 +1,5 @@
 # RetinaNet on EfficientNet-Lite0 with ImageNet weights, 64 pyramid channels, strides 8 to 64. The backbone's batch
-# norms are frozen, neck and head have group norm.
+# norms are frozen, and its stages up to a stride of 4, as mmdet's ResNets have it; neck and head have group norm.
 # Anchors from 16 pixels on, of three shapes: 95 % of the training boxes of voc07_5c at 256 pixels overlap one by half
 # (67 % with squares alone, 80 % from 32 pixels on).
 norm_cfg = dict(type='GN', num_groups=8)
@@ -18,6 +18,7 @@ model = dict(
         type='mmkd_graph.EfficientNetLite',
         arch='lite0',
         out_indices=(3, 4, 5),
+        frozen_stages=3,
         norm_cfg=dict(type='BN', eps=1e-3, requires_grad=False),
         norm_eval=True,
         init_cfg=dict(type='Pretrained', checkpoint='data/weights/efficientnet_lite0.pth'),
