@@ -211,7 +211,7 @@ def _predictions(
         if samples and time.monotonic() - begin > seconds:
             break
         data = model.data_preprocessor(batch, False)
-        inputs = model.teacher_inputs(data['inputs'], data['data_samples'])
+        inputs = model.pyramids.teacher_inputs(data['inputs'], data['data_samples'])
         if len(samples) < _COMPARED and len({*index} - infos.keys()) == len(index):
             kept.append(data)
         for i, sample in zip(index, _predict(model, inputs, data['data_samples'], order), strict=True):

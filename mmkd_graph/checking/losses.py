@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 
-from mmkd_graph.distillers import GradientNorms, GraphDistiller, gradient_norms
+from mmkd_graph.distillers import GradientNorms, GradientRatio, GraphDistiller, gradient_norms
 from mmkd_graph.distillers.gradient_norms import LossFailed, preserved_buffers
 from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.rng import preserved_rng
@@ -95,7 +95,7 @@ def _measured(
 
 
 def _trains(model: GraphDistiller) -> bool:
-    return any(model.loss_weight(name) or name in model.distill.weights for name in model.distill.losses)
+    return any(weight.value != 0 for weight in model.distill.weights.values())
 
 
 def _task(norms: GradientNorms) -> Finding:
@@ -113,8 +113,8 @@ def _task(norms: GradientNorms) -> Finding:
 def _loss(model: GraphDistiller, name: str, norms: GradientNorms, boxes: int, batches: int) -> Finding:
     key, values, norm = f'model.losses.{name}', norms.values[name], norms.losses[name]
     details = dict(values=values, gradients=norms.terms[name], gradient=norm, task_gradient=norms.task)
-    measured = name in model.distill.weights
-    weight = 1.0 if measured else model.loss_weight(name)
+    measured = isinstance(model.distill.weights[name], GradientRatio)
+    weight = 1.0 if measured else model.distill.weights[name].value
     level = FAIL if weight else WARNING  # what is only logged harms no training
     if bad := [term for term, value in values.items() if not math.isfinite(value)]:
         found = ', '.join(f'{term} is {values[term]:g}' for term in bad)

@@ -88,7 +88,7 @@ def _scales(model: GraphDistiller, cfg: Mapping[str, Any]) -> list[Finding]:
 
 
 def _levels(model: GraphDistiller) -> Finding:
-    skipped = model.skipped_strides
+    skipped = model.pyramids.skipped
     found = f'strides {_listed(model.strides)} are paired, {_listed(skipped)} skipped'
     details = dict(paired=list(model.strides), skipped=list(skipped))
     if len(model.strides) == 1 < len(model.teacher.strides):

@@ -1,8 +1,8 @@
 """The detector wrapper, the frozen teacher, the feature taps, and loss weights found by measurement."""
 
+from .distiller import GraphDistiller
 from .gradient_norms import GradientNorms, gradient_norms
 from .gradient_ratio import GradientRatio
-from .graph_distiller import GraphDistiller
 from .teacher import FrozenTeacher
 
 __all__ = ['FrozenTeacher', 'GradientNorms', 'GradientRatio', 'GraphDistiller', 'gradient_norms']

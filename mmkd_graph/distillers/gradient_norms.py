@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dist import all_reduce
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmkd_graph.losses.interface import check_terms
@@ -17,10 +18,15 @@ from mmkd_graph.losses.interface import check_terms
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
-    from .graph_distiller import GraphDistiller
+    from .distiller import GraphDistiller
 
 _HALF_SCALES = (2.0**16, 2.0**8, 1.0)
 """Factors tried in turn where float16 carries the gradient, the first as mmengine's own loss scaling starts."""
+
+
+def task_loss(losses: Mapping[str, Any]) -> Tensor:
+    """The sum of a detector's own losses that it is trained with."""
+    return BaseModel.parse_losses(None, losses)[0]  # which reads nothing of a model
 
 
 def gradient_norm(value: Tensor, features: Sequence[Tensor]) -> float:
@@ -141,14 +147,14 @@ def gradient_norms(model: GraphDistiller, inputs: Tensor, data_samples: list) ->
         LossFailed: if a loss raises, or returns anything else than named scalars.
     """
     with preserved_rng(), preserved_buffers(model), torch.enable_grad():
-        task, features, pair, context = model.observe(inputs, data_samples)
-        model.check_taps_take_gradients(features, 'gradient_norms')
-        adapted = model.distill.adapter(pair[0])
+        task, pair = model.pyramids.run(model.student.loss, inputs, data_samples)
+        pair.check_gradients('gradient_norms')
+        features, adapted = pair.tapped, model.distill.adapter(pair.student)
         terms = {}
         for name, loss in model.distill.losses.items():
             with _named(name):
-                terms[name] = check_terms(loss(adapted, pair[1], context), name)
-        total = model.parse_losses(task)[0]
+                terms[name] = check_terms(loss(adapted, pair.teacher, pair.context), name)
+        total = task_loss(task)
         losses, alone = {}, {}
         task_norm = gradient_norm(total, features)
         for name, values in terms.items():

@@ -1,4 +1,4 @@
-"""A loss weight that is measured instead of guessed."""
+"""Weights of losses: a number, or one that is measured instead of guessed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,32 @@ from mmkd_graph.graph.arguments import check_integer, check_number
 from mmkd_graph.registry import MODELS
 
 
+class LossWeight(BaseModule):
+    """The weight of a loss: a number that is known.
+
+    Args:
+        value: the weight, >= 0.
+
+    Attributes:
+        factor: what the weight is multiplied by for the time being, such as by a schedule; not in checkpoints.
+        measuring: whether the next training pass is to be measured.
+    """
+
+    measuring = False
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self._value = value
+        self.factor = 1.0
+
+    @property
+    def value(self) -> float | None:
+        """The weight as it is known by now; ``None`` before a first measurement."""
+        return self._value
+
+
 @MODELS.register_module()
-class GradientRatio(BaseModule):
+class GradientRatio(LossWeight):
     r"""``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=r)``: the loss pulls r times as hard as the task.
 
     In the first ``iterations`` training passes that the loss takes part in, the gradient norms of the task losses and
@@ -45,7 +69,7 @@ class GradientRatio(BaseModule):
     """
 
     def __init__(self, ratio: float, iterations: int = 50) -> None:
-        super().__init__()
+        super().__init__(math.nan)
         check_number('ratio', ratio, positive=True)
         check_integer('iterations', iterations, 1)
         self.ratio, self.iterations = ratio, iterations

@@ -17,6 +17,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_mod
 from torch import Tensor, nn
 
 from mmkd_graph.checkpoints import HOW_TO_TRUST, refusal, weights_only
+from mmkd_graph.registry import type_name
 
 _NAMED_KEYS = 12
 """How many keys a message lists before it only counts them."""
@@ -132,6 +133,42 @@ def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = Tru
         raise ValueError(message + ('\n  To use it all the same, set teacher.strict=False.' if allow else ''))
     print_log(message, logger='current', level=30)
     return Loaded(meta, message, prefix)
+
+
+def inherit(student: nn.Module, teacher: nn.Module) -> None:
+    """Copy the teacher's weights outside of the backbone into the student where names and shapes agree.
+
+    Source: the inheriting strategy of arXiv 2110.12724.
+
+    Raises:
+        ValueError: if none agrees.
+    """
+    target = student.state_dict()
+    inherited = {
+        key: value
+        for key, value in teacher.state_dict().items()
+        if not key.startswith('backbone.') and key in target and target[key].shape == value.shape
+    }
+    if not inherited:
+        raise ValueError(
+            "init_student='teacher': no weight outside the backbone has the same name and shape in "
+            f'{type(student).__name__} and {type(teacher).__name__}; accepted: None, a checkpoint of the student, or '
+            'a teacher that shares its neck or head'
+        )
+    student.load_state_dict(inherited, strict=False)
+    others = sum(not key.startswith('backbone.') for key in target)
+    print_log(f'init_student: {len(inherited)} of {others} neck and head weights inherited', logger='current')
+
+
+def pretrained(model: nn.Module) -> list[str]:
+    """The files and addresses that modules of a student are initialised from, with their keys."""
+    found = []
+    for name, module in model.named_modules():
+        given = getattr(module, 'init_cfg', None) or ()
+        for config in [given] if isinstance(given, Mapping) else given:
+            if type_name(config.get('type')) in ('Pretrained', 'PretrainedInit'):
+                found.append(f'student.{name}.init_cfg.checkpoint={config.get("checkpoint")!r}'.replace('..', '.'))
+    return found
 
 
 def _without_doubles(model: nn.Module, state: dict[str, Tensor], what: str) -> dict[str, Tensor]:

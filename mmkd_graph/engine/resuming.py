@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from torch import nn
 
 from mmkd_graph.checkpoints import HOW_TO_TRUST, damage, refusal, weights_only
+from mmkd_graph.distillers.wrapper import unwrapped
 
 _LONGEST_PATH = 4096
 _OPTIMIZER_TRAITS = ('momentum', 'betas', 'alpha', 'rho', 'lr_decay')
@@ -229,7 +229,7 @@ def differences(path: str | os.PathLike[str], model: nn.Module, optim_wrapper: A
         One phrase for each difference; none if the training can go on.
     """
     content = _content(Path(path))
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     saved = {key.removeprefix('module.'): value for key, value in content['state_dict'].items()}
     own = model.state_dict()
     optimizers = _optimizer_differences(content['optimizer'], _groups(optim_wrapper))

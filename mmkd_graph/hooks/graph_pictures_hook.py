@@ -17,12 +17,12 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_graph.distillers.rng import preserved_rng
+from mmkd_graph.distillers.wrapper import unwrapped
 from mmkd_graph.graph import cut_windows, unit_rows
 from mmkd_graph.losses import DistillContext
 from mmkd_graph.registry import HOOKS
@@ -143,7 +143,7 @@ class GraphPicturesHook(Hook):
 
     def _graphs(self, runner: Runner) -> _Graphs:
         """Graphs of the probe batch at this moment; leaves no trace in the model or the random generators."""
-        model = _unwrap(runner)
+        model = unwrapped(runner.model)
         with preserved_rng(), torch.no_grad():
             # A training pipeline with random transforms must give the same images again. torch.manual_seed
             # would also seed devices whose generators are not put back.
@@ -151,7 +151,8 @@ class GraphPicturesHook(Hook):
             np.random.seed(0)
             torch.default_generator.manual_seed(0)
             batch = model.data_preprocessor(self._probe(runner), training=False)
-            student, teacher, strides = model.pyramids(batch['inputs'], batch['data_samples'])
+            student, teacher = model.compared_features(batch['inputs'], batch['data_samples'])
+            strides = model.strides
             if not -len(strides) <= self.level < len(strides):
                 raise ValueError(
                     f'GraphPicturesHook: level={self.level}, but student and teacher share {len(strides)} '
@@ -196,12 +197,8 @@ def _draw_graphs(folder: Path, before: _Graphs, after: _Graphs) -> list[str]:
     return ['affinity.png', 'spectra.png']
 
 
-def _unwrap(runner: Runner) -> torch.nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _is_distiller(runner: Runner) -> bool:
-    return callable(getattr(_unwrap(runner), 'pyramids', None))
+    return callable(getattr(unwrapped(runner.model), 'compared_features', None))
 
 
 def _folder(runner: Runner) -> Path:

@@ -96,5 +96,5 @@ def test_other_widths_need_losses_that_all_take_them(student, batch, teacher):
 def test_pyramids_keep_their_widths_without_adapters(student, batch, teacher):
     model = distiller(student, teacher, adapter='never', losses=dict(lfcc=LFCC))
     data = model.data_preprocessor(copy.deepcopy(batch), True)
-    ours, theirs, _ = model.pyramids(data['inputs'], data['data_samples'])
+    ours, theirs = model.compared_features(data['inputs'], data['data_samples'])
     assert [x.shape[1] for x in ours] == [16] * 5 and [x.shape[1] for x in theirs] == [32] * 5

@@ -247,7 +247,7 @@ def test_detectors_of_any_number_of_channels_train(tmp_path, channels):
     for sample in samples:
         sample.set_metainfo(dict(img_shape=(64, 64), ori_shape=(64, 64)))
     data = distiller.data_preprocessor(dict(inputs=list(images), data_samples=samples), True)
-    given = distiller.teacher_inputs(data['inputs'], data['data_samples'])
+    given = distiller.pyramids.teacher_inputs(data['inputs'], data['data_samples'])
     wanted = distiller.teacher.model.data_preprocessor(dict(inputs=list(images), data_samples=samples), False)['inputs']
     torch.testing.assert_close(given, wanted)
     losses = distiller(**data, mode='loss')

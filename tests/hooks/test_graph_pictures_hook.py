@@ -71,6 +71,8 @@ class Detector(BaseModel):
 class Distiller(Detector):
     """A detector that offers pyramids of two levels, as ``GraphDistiller`` does."""
 
+    strides = (8, 16)
+
     def __init__(self) -> None:
         super().__init__()
         object.__setattr__(self, 'teacher', nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False))
@@ -83,16 +85,14 @@ class Distiller(Detector):
             outputs['loss_kd.crg.vertex'] = 3 * distance
         return outputs
 
-    def pyramids(
-        self, inputs: Tensor, data_samples: list
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[int, ...]]:
+    def compared_features(self, inputs: Tensor, data_samples: list) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         self.asked += 1
         training = self.training
         self.eval()
         student, teacher = self.body(inputs), self.teacher(inputs)
         self.train(training)
         pool = nn.functional.avg_pool2d
-        return (student, pool(student, 2)), (teacher, pool(teacher, 2)), (8, 16)
+        return (student, pool(student, 2)), (teacher, pool(teacher, 2))
 
 
 @pytest.fixture
@@ -226,9 +226,9 @@ def test_a_plain_detector_gets_its_losses_only(tmp_path):
 @quickly
 def test_features_that_are_not_finite_do_not_stop_the_run(tmp_path):
     class Diverging(Distiller):
-        def pyramids(self, inputs, data_samples):
-            student, teacher, strides = super().pyramids(inputs, data_samples)
-            return tuple(level / 0 if self.asked > 1 else level for level in student), teacher, strides
+        def compared_features(self, inputs, data_samples):
+            student, teacher = super().compared_features(inputs, data_samples)
+            return tuple(level / 0 if self.asked > 1 else level for level in student), teacher
 
     train(tmp_path, [GraphPicturesHook()], model=Diverging, iters=1)
     assert (tmp_path / 'pictures/losses.png').exists()

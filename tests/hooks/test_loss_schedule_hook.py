@@ -231,7 +231,7 @@ def test_the_model_may_be_wrapped(models):
         hook.before_train(runner)
         hook.before_train_iter(runner, 1)
         assert scalars == {'train/kd.crg.factor': 0.25}
-        assert model._loss_factors == {'crg': 0.25}
+        assert [weight.factor for weight in model.distill.weights.values()] == [0.25]
     finally:
         torch.distributed.destroy_process_group()
 

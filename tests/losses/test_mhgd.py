@@ -361,7 +361,7 @@ def test_the_weight_of_the_loss_leaves_the_training_of_its_network_alone(student
     for step in range(3):  # a measured weight is fixed in the second
         terms = model(**data, mode='loss')
         assert terms['loss_kd.mhgd.estimator'] == plain['estimator'] > 0, step
-        factor = model.loss_weight('mhgd') if step == 2 else None
+        factor = model.distill.weights['mhgd'].value if step == 2 else None
         assert factor is None or terms['loss_kd.mhgd.graph'] == plain['graph'] * factor
     assert factor > 10
 

@@ -155,7 +155,7 @@ def test_a_training_of_the_first_version_goes_on(student, teacher, tmp_path: Pat
     distiller.load_state_dict(content, strict=True)
     own = {name: value for name, value in content.items() if not name.startswith('distill.')}
     MMDET_MODELS.build(student).load_state_dict(own, strict=True)
-    assert distiller.loss_weight('crg') == pytest.approx(3.0 * 0.5)
+    assert distiller.distill.weights['crg'].value == pytest.approx(3.0 * 0.5)
 
 
 def test_an_option_that_is_gone_is_named_by_its_whole_key():

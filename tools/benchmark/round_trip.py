@@ -302,7 +302,7 @@ def _settle(model: nn.Module, batch: dict[str, list]) -> None:
         norm.momentum = 1.0
         norm.train()
     data = model.data_preprocessor(copy.deepcopy(batch), False)
-    inputs = model.teacher_inputs(data['inputs'], data['data_samples'])
+    inputs = model.pyramids.teacher_inputs(data['inputs'], data['data_samples'])
     model.teacher(inputs)
     for norm in norms:
         norm.eval()
@@ -367,7 +367,7 @@ def _reloaded(
         found += len(mine.pred_instances) if 'pred_instances' in mine else 1
     if not found:
         raise ValueError('no predictions to compare')
-    return Trip(model.strides, model.skipped_strides, found, losses)
+    return Trip(model.strides, model.pyramids.skipped, found, losses)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -129,7 +129,7 @@ class Bench:
         )
         model = MMDET_MODELS.build(copy.deepcopy(config))
         if self.teacher is not None:
-            object.__setattr__(model, '_teacher', self.teacher)
+            model.pyramids.teacher = self.teacher
         self.teacher = model.teacher
         return model.to(self.device).train()
 
@@ -139,17 +139,17 @@ class Bench:
             return self.loss(model)
         if name == 'whole teacher':
             samples = self._prepared(model)[1]
-            object.__setattr__(model, '_teacher', WholeTeacher(model.teacher, samples))
+            model.pyramids.teacher = WholeTeacher(model.teacher, samples)
         return self.step(model)
 
     def loss(self, model: nn.Module) -> Callable[[], object]:
         """Forward and backward of a distiller's loss, down to the student's pyramid."""
         with torch.no_grad():
-            _, _, (student, teacher), context = model.observe(*self._prepared(model))
-            student = tuple(x.requires_grad_() for x in model.distill.adapter(student))
+            _, pair = model.pyramids.run(model.student.loss, *self._prepared(model))
+            student = tuple(x.requires_grad_() for x in model.distill.adapter(pair.student))
 
         def run() -> None:
-            torch.autograd.grad(sum(model.distill.losses['kd'](student, teacher, context).values()), student)
+            torch.autograd.grad(sum(model.distill.losses['kd'](student, pair.teacher, pair.context).values()), student)
 
         return run
 

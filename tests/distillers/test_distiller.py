@@ -14,6 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.distillers.gradient_ratio import LossWeight
 from mmkd_graph.losses import DistillContext
 
 CRG = dict(type='mmkd_graph.CRGLoss')
@@ -159,8 +160,9 @@ def test_null_weights_train_bit_for_bit_like_the_plain_student(student, teacher,
 
 def test_null_weights_are_measured_but_do_not_count(student, teacher, batch):
     losses = loss_of(distiller(student, teacher, losses=dict(crg=dict(CRG, loss_weight=0))), batch)
-    terms = {k: v for k, v in losses.items() if 'kd.' in k}
-    assert set(terms) == {'kd.crg.vertex', 'kd.crg.edge', 'kd.crg.spectral'}
+    terms = losses['kd']
+    assert not any('loss_kd' in key for key in losses)
+    assert set(terms) == {'crg.vertex', 'crg.edge', 'crg.spectral'}
     assert all(v > 0 and not v.requires_grad for v in terms.values())
 
 
@@ -171,8 +173,10 @@ def test_what_is_only_logged_does_not_count_whatever_its_name(student, teacher, 
     ).train()
     losses = loss_of(model, batch)
     total, logged = model.parse_losses(losses)
-    assert {'kd.loss_a.vertex', 'kd.loss_b.gradient_ratio'} <= set(losses) == set(logged) - {'loss'}
-    parts = [sum(v.mean() for v in (x if isinstance(x, list) else [x])) for k, x in losses.items() if k[:3] != 'kd.']
+    alone = losses.pop('kd')
+    assert {'loss_a.vertex', 'loss_b.gradient_ratio'} <= set(alone)
+    assert {*losses, *(f'kd.{key}' for key in alone)} == set(logged) - {'loss'}
+    parts = [sum(v.mean() for v in (x if isinstance(x, list) else [x])) for x in losses.values()]
     assert total == logged['loss'] and total.item() == pytest.approx(sum(parts).item())
 
 
@@ -181,7 +185,7 @@ def test_terms_are_logged_weighted_and_task_losses_untouched(student, teacher, b
     model.init_weights()
     task = loss_of(model.student, batch)
     single = loss_of(model, batch)
-    model._loss_weights['crg'] = 2.0
+    model.distill.weights['crg'] = LossWeight(2.0)
     double = loss_of(model, batch)
     for term in ('vertex', 'edge', 'spectral'):
         torch.testing.assert_close(double[f'loss_kd.crg.{term}'], 2 * single[f'loss_kd.crg.{term}'])
@@ -228,8 +232,8 @@ def test_pyramids_leave_mode_and_weights_alone(student, teacher, batch):
     model = distiller(student, teacher).train()
     before = copy.deepcopy(model.state_dict())
     data = model.data_preprocessor(batch, True)
-    ours, theirs, strides = model.pyramids(data['inputs'], data['data_samples'])
-    assert [x.shape for x in ours] == [x.shape for x in theirs] and strides == (8, 16, 32, 64, 128)
+    ours, theirs = model.compared_features(data['inputs'], data['data_samples'])
+    assert [x.shape for x in ours] == [x.shape for x in theirs] and model.strides == (8, 16, 32, 64, 128)
     assert model.training and model.student.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -291,7 +295,7 @@ def test_the_finest_level_comes_first_whatever_the_tap_gives(student, teacher, b
     model = distiller(student, teacher)
     assert model.strides == (8, 16, 32, 64, 128)
     data = model.data_preprocessor(copy.deepcopy(batch), True)
-    ours, theirs, _ = model.pyramids(data['inputs'], data['data_samples'])
+    ours, theirs = model.compared_features(data['inputs'], data['data_samples'])
     sizes = [x.shape[-1] for x in ours]
     assert sizes == sorted(sizes, reverse=True) == [x.shape[-1] for x in theirs]
 
@@ -299,8 +303,8 @@ def test_the_finest_level_comes_first_whatever_the_tap_gives(student, teacher, b
 def loss_of_features(model, batch):
     """Distillation terms without the head, whose anchors are for other strides."""
     data = model.data_preprocessor(copy.deepcopy(batch), True)
-    ours, theirs, strides = model.pyramids(data['inputs'], data['data_samples'])
-    context = DistillContext(data['data_samples'], strides, tuple(data['inputs'].shape[-2:]))
+    ours, theirs = model.compared_features(data['inputs'], data['data_samples'])
+    context = DistillContext(data['data_samples'], model.strides, tuple(data['inputs'].shape[-2:]))
     terms = model.distill.losses['crg'](ours, theirs, context)
     return {f'loss_kd.crg.{k}': v for k, v in terms.items()}
 
@@ -331,7 +335,7 @@ def test_the_teacher_sees_its_own_preprocessing(student, teacher, batch, preproc
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     shapes = [s.img_shape for s in data['data_samples']]
     untouched = data['inputs'].clone()
-    given = model._transfer(data['inputs'], shapes)
+    given = model.pyramids._transfer(data['inputs'], shapes)
     wanted = model.teacher.model.data_preprocessor(copy.deepcopy(batch), False)['inputs']
     assert torch.equal(data['inputs'], untouched), "the student was given the teacher's pixels"
     h, w = wanted.shape[-2:]

@@ -1,0 +1,259 @@
+"""The detector wrapper that turns an mmdet config into a distillation config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmkd_graph.checkpoints import HOW_TO_TRUST, refusal, weights_only
+from mmkd_graph.graph.arguments import check_number
+from mmkd_graph.losses.interface import Pyramid
+from mmkd_graph.registry import MODELS
+
+from .gradient_ratio import GradientRatio
+from .keys import near, under
+from .objective import Objective
+from .pyramids import Pyramids
+from .rng import preserved_rng
+from .teacher import FrozenTeacher, build_detector
+from .weights import inherit, load_weights, pretrained
+from .wrapper import StudentWrapper
+
+_OPTIONS = ('student', 'teacher', 'losses', 'taps', 'strides', 'adapter', 'init_student')
+
+
+@MODELS.register_module()
+class GraphDistiller(StudentWrapper):
+    """Train any mmdet detector with a frozen teacher beside it; what comes out is the plain detector.
+
+    The student's modules are registered here under the student's own names, so parameter names, checkpoints,
+    ``paramwise_cfg`` and optimizer state are those of the plain student; adapters and losses are under
+    ``distill.``. The teacher is in none of them. Task losses are the student's own, untouched.
+
+    Args:
+        student: model dict of any mmdet detector; in a config file ``{{_base_.model}}``.
+        teacher: ``dict(config=…, checkpoint=…, strict=True)``. ``config`` is a path (local or ``mmdet::…``), a whole
+            config or a model dict; ``checkpoint`` its weights. ``strict=False`` allows weights that do not match,
+            if those of half of backbone and neck do.
+        losses: ``{name: dict(type=…, loss_weight=1.0, …)}``; several work together. With ``loss_weight=0`` a loss is
+            measured and logged as ``kd.<name>.<term>``, trains nothing, and the student trains as without it. Instead
+            of a number, ``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5)`` finds the weight by itself.
+        taps: ``dict(student='neck', teacher='neck')``, dotted module paths; default: the neck, or the backbone of
+            detectors without one. A string stands for both.
+        strides: distil only these strides, in input pixels per cell; default: all that both pyramids have.
+        adapter: ``'auto'``, ``'always'`` or ``'never'``: see :class:`~mmkd_graph.necks.PyramidAdapter`. With
+            ``'never'`` widths may differ if every loss takes that (``PyramidLoss.any_width``).
+        init_student: ``None`` (the student's own ``init_cfg``), ``'teacher'`` (afterwards neck and heads start from
+            the teacher's weights where names and shapes agree: the inheriting strategy of arXiv 2110.12724, which FGD
+            uses too), or the path or URL of a checkpoint of the student.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: at build time, naming the config key and what is accepted.
+
+    Example::
+
+        _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+        model = dict(
+            _delete_=True,
+            type='mmkd_graph.GraphDistiller',
+            student={{_base_.model}},
+            teacher=dict(config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', checkpoint='https://…'),
+            losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))
+    """
+
+    @under('model', _OPTIONS)
+    def __init__(
+        self,
+        student: Mapping | None = None,
+        teacher: Mapping | None = None,
+        losses: Mapping[str, Mapping] | None = None,
+        taps: Mapping[str, str] | str | None = None,
+        strides: Sequence[int] | None = None,
+        adapter: str = 'auto',
+        init_student: str | None = None,
+        **others: Any,
+    ) -> None:
+        _check_keys(student, others)
+        for key, value, accepted in (
+            ('student', student, 'the model dict of an mmdet detector, in a config file student={{_base_.model}}'),
+            ('teacher', teacher, "dict(config='…', checkpoint='…')"),
+            ('losses', losses, "dict(crg=dict(type='mmkd_graph.CRGLoss'))"),
+        ):
+            if value is None:
+                raise ValueError(f'{key} is missing; accepted: {accepted}')
+        super().__init__(build_detector(_with_preprocessor(student, others), 'student'))
+        self.pyramids = Pyramids(self.student, teacher, taps, strides)
+        with preserved_rng():
+            self.distill = Objective(losses, self.pyramids, adapter)
+        self.init_student = init_student
+        self._report()
+
+    def _report(self) -> None:
+        """Log what was built."""
+        said = [
+            f'{name} (gradient ratio {weight.ratio:g})'
+            if isinstance(weight, GradientRatio)
+            else f'{name} (weight {weight.value:g})'
+            for name, weight in self.distill.weights.items()
+        ]
+        convolutions = sum(isinstance(level, nn.Conv2d) for level in self.distill.adapter.levels)
+        print_log(
+            f'GraphDistiller: {type(self.student).__name__}.{self.pyramids.tap} <- '
+            f'{type(self.teacher.model).__name__}.{self.teacher.tap}; strides paired {self.strides}, '
+            f'skipped {self.pyramids.skipped}; {convolutions} of {len(self.strides)} levels adapted; losses '
+            + ', '.join(said),
+            logger='current',
+        )
+
+    @property
+    def teacher(self) -> FrozenTeacher:
+        """The frozen teacher."""
+        return self.pyramids.teacher
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the paired levels, in input pixels per cell."""
+        return self.pyramids.strides
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> GraphDistiller:
+        super()._apply(fn, recurse)
+        self.teacher.apply_(fn)
+        return self
+
+    @under('model', _OPTIONS)
+    def init_weights(self) -> None:
+        """Initialise the student as it would be alone, then the adapters without touching its random numbers.
+
+        Files are read as weights only (:func:`~mmkd_graph.checkpoints.weights_only`).
+
+        Raises:
+            FileNotFoundError, ValueError: if ``init_student`` names a checkpoint that does not fit the student;
+                ValueError if that of a ``Pretrained`` holds more than weights.
+        """
+        if self._is_init:
+            return super().init_weights()  # mmengine's warning about a second call
+        try:
+            with weights_only():
+                self.student.init_weights()
+                with preserved_rng():
+                    self.distill.init_weights()
+        except UnpicklingError as error:
+            files = ' or '.join(pretrained(self)) or "a file of the student's init_cfg"
+            raise ValueError(
+                f'{files} was not read: {refusal(error)}. Reading such a file can run code that is in it; accepted: '
+                f'tensors, plain containers and the logs of mmengine. {HOW_TO_TRUST}'
+            ) from error
+        if self.init_student == 'teacher':
+            inherit(self.student, self.teacher.model)
+        elif self.init_student is not None:
+            load_weights(self.student, self.init_student, 'init_student')
+        self._is_init = True
+
+    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
+        """As any detector's; a pass in which a weight is measured is not compiled."""
+        if mode == 'loss' and self.distill.measuring:
+            return self._uncompiled(inputs, data_samples)
+        return super().forward(inputs, data_samples, mode)
+
+    @torch.compiler.disable
+    def _uncompiled(self, inputs: Tensor, data_samples: list) -> dict[str, Any]:
+        # A compiled graph gives no gradient at features in its middle, and none twice.
+        return self.loss(inputs, data_samples)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Any]:
+        """The student's own losses and the distillation terms.
+
+        Args:
+            batch_inputs: (N, C, H, W), normalised for the student.
+            batch_data_samples: the batch's ``DetDataSample`` list.
+
+        Returns:
+            The student's dict, plus ``loss_kd.<name>.<term>`` per term: weighted, but for the terms that train the
+            loss's own network (``PyramidLoss.own_terms``). What does not count is in the dict ``kd``, see
+            :meth:`parse_losses`: terms of a loss of weight 0 as ``<name>.<term>``, and while a weight is measured
+            ``<name>.gradient_ratio``, how many times the task losses' gradient that of the unweighted loss is. A loss
+            whose factor is 0 (see :meth:`set_loss_factor`) is not computed, and without any loss the teacher does not
+            run.
+
+        Raises:
+            ValueError: if a weight is to be measured and cannot be.
+        """
+        if not self.distill.active:
+            return {**self.student.loss(batch_inputs, batch_data_samples), **self.distill.idle()}
+        task, pair = self.pyramids.run(self.student.loss, batch_inputs, batch_data_samples)
+        return {**task, **self.distill(pair, task)}
+
+    def parse_losses(self, losses: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and what is logged; what is in the dict ``kd`` is logged as ``kd.…``, and does not count."""
+        total, values = super().parse_losses({key: x for key, x in losses.items() if key != 'kd'})
+        return total, {**values, **{f'kd.{key}': x.mean() for key, x in losses.get('kd', {}).items()}}
+
+    def set_loss_factor(self, name: str, factor: float) -> None:
+        """Multiply a loss's weight from now on; :class:`~mmkd_graph.hooks.LossScheduleHook` does so in every iteration.
+
+        Args:
+            name: the loss's key under ``losses``.
+            factor: a finite number >= 0; with 0 the loss is not even computed.
+
+        Raises:
+            ValueError: for an unknown name or another factor.
+        """
+        if name not in self.distill.weights:
+            raise ValueError(f'no loss {name!r}; accepted: {", ".join(map(repr, self.distill.weights))}')
+        check_number(f'factor of model.losses.{name}', factor)
+        self.distill.weights[name].factor = float(factor)
+
+    @torch.no_grad()
+    def compared_features(self, inputs: Tensor, data_samples: list) -> tuple[Pyramid, Pyramid]:
+        """Paired pyramids of a preprocessed batch in eval mode: (adapted student, teacher), see ``strides``."""
+        training = self.training
+        self.eval()
+        try:
+            _, pair = self.pyramids.run(lambda x, _: self.student.extract_feat(x), inputs, data_samples)
+            return self.distill.adapter(pair.student), pair.teacher
+        finally:
+            self.train(training)
+
+
+def _check_keys(student: Any, others: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for keys that a distiller does not have; first for those that are the detector's."""
+    others = {key: value for key, value in others.items() if value is not None}
+    detectors = [key for key in others if key == 'backbone' or (isinstance(student, Mapping) and key in student)]
+    if 'backbone' in detectors or len(detectors) > 1:
+        raise ValueError(
+            f"model needs _delete_=True: the detector's own keys ({', '.join(sorted(detectors))}) were inherited into "
+            "it; write model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}}, …)"
+        )
+    for key in others:
+        if key == 'data_preprocessor':
+            continue
+        if key == 'init_cfg':
+            raise ValueError(f'model.{key} has no meaning on a GraphDistiller; set model.student.{key}')
+        hint = f'; if it is meant for the detector, set model.student.{key}' if key in detectors else ''
+        raise ValueError(f'model.{key} is unknown{near(key, _OPTIONS)}; accepted: {", ".join(_OPTIONS)}{hint}')
+
+
+def _with_preprocessor(student: Any, others: Mapping[str, Any]) -> Any:
+    """The student with a config's ``data_preprocessor`` beside its ``model``, which mmengine's runner hands over.
+
+    As in mmengine the model's own comes first.
+    """
+    given = others.get('data_preprocessor')
+    if given is None or not isinstance(student, Mapping):
+        return student
+    own = student.get('data_preprocessor')
+    if own is None:
+        return dict(student, data_preprocessor=given)
+    if own != given:
+        print_log(
+            "data_preprocessor, beside the config's model, is another one than model.student.data_preprocessor: the "
+            "student's counts",
+            logger='current',
+            level=30,
+        )
+    return student

@@ -1,0 +1,174 @@
+"""From one batch to two pyramids: what is tapped, which levels belong together, what the teacher is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmkd_graph.losses.interface import DistillContext, Pyramid
+
+from .inputs import InputTransfer
+from .keys import near
+from .taps import as_pyramid, default_tap, probe, recorded
+from .teacher import FrozenTeacher
+
+
+@dataclass(frozen=True)
+class PyramidPair:
+    """The paired levels of one batch, finest first.
+
+    Attributes:
+        tapped: the student's levels as the tap gives them, (N, C_l, H_l, W_l).
+        student: the same, cropped to the cells that both sides have, not adapted yet.
+        teacher: the teacher's, without gradient.
+        context: of the batch.
+        tap: path of the student's tapped module, for messages.
+    """
+
+    tapped: Pyramid
+    student: Pyramid
+    teacher: Pyramid
+    context: DistillContext
+    tap: str
+
+    def check_gradients(self, key: str) -> None:
+        """Raise ``ValueError``, naming ``key``, if no tapped level takes a gradient."""
+        if not any(x.requires_grad for x in self.tapped):
+            raise ValueError(
+                f'{key}: the tapped student features take no gradient, as everything up to taps.student={self.tap!r} '
+                'is frozen; accepted: a tap behind something that is trained, or a number as loss_weight'
+            )
+
+
+class Pyramids:
+    """The taps of student and teacher. A plain object: it holds modules and registers none.
+
+    Args:
+        student: the detector that is trained.
+        teacher: config of its teacher, see :meth:`FrozenTeacher.from_config`.
+        taps: dotted paths of the tapped modules, ``dict(student=…, teacher=…)`` or one for both; ``None``: the neck,
+            or the backbone without one.
+        strides: the only strides to pair, in input pixels per cell; ``None``: all that both pyramids have.
+
+    Attributes:
+        teacher: built and frozen.
+        tap: path of the student's tapped module.
+        strides: of the paired levels.
+        skipped: strides that only one side has, or that are not wanted.
+        student_channels: of the paired levels, before any adapter.
+        teacher_channels: of the paired levels.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: naming the key under ``model`` and what is accepted.
+    """
+
+    def __init__(
+        self, student: nn.Module, teacher: Any, taps: Any = None, strides: Sequence[int] | None = None
+    ) -> None:
+        own_tap, teachers_tap = _read_taps(taps)
+        self.student = student
+        self.tap = own_tap or default_tap(student)
+        found, channels, images = probe(student, self.tap, 'taps.student')
+        self.teacher = teacher = FrozenTeacher.from_config(teacher, teachers_tap)
+        if images != teacher.image_channels:
+            raise ValueError(
+                f'the student takes images of {images} channels, the teacher (teacher.config) of '
+                f'{teacher.image_channels}; accepted: the same number'
+            )
+        self._transfer = InputTransfer(student.data_preprocessor, teacher.model.data_preprocessor, images)
+        self._pairs = pair_levels(found, teacher.strides, strides)
+        self.strides = tuple(found[i] for i, _ in self._pairs)
+        self.skipped = tuple(sorted({*found, *teacher.strides} - {*self.strides}))
+        self.student_channels = tuple(channels[i] for i, _ in self._pairs)
+        self.teacher_channels = tuple(teacher.channels[j] for _, j in self._pairs)
+
+    def teacher_inputs(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
+        """What the teacher is given for a batch (N, C, H, W) that is normalised for the student."""
+        shapes = [tuple(sample.metainfo.get('img_shape', inputs.shape[-2:]))[:2] for sample in data_samples]
+        return self._transfer(inputs, shapes)
+
+    def run(self, forward: Callable[..., Any], inputs: Tensor, data_samples: list) -> tuple[Any, PyramidPair]:
+        """Run the teacher, and the student by ``forward(inputs, data_samples)``, on one preprocessed batch.
+
+        Args:
+            forward: a method of the student that passes the tap.
+            inputs: (N, C, H, W), normalised for the student.
+            data_samples: the batch's ``DetDataSample`` list.
+
+        Returns:
+            What ``forward`` gives, and the pyramids.
+        """
+        levels = self.teacher(self.teacher_inputs(inputs, data_samples))
+        with recorded(self.student.get_submodule(self.tap)) as outputs:
+            result = forward(inputs, data_samples)
+        own = as_pyramid(outputs[-1], 'taps.student')
+        tapped = tuple(own[i] for i, _ in self._pairs)
+        pairs = [_common_cells(s, levels[j]) for s, (_, j) in zip(tapped, self._pairs, strict=True)]
+        student, teacher = zip(*pairs, strict=True)
+        # Some backbones give several maps per image in training, one for each of their branches (TridentNet).
+        branches = max(len(student[0]) // len(teacher[0]), 1)
+        if branches > 1:
+            teacher = tuple(t.repeat(branches, 1, 1, 1) for t in teacher)
+        context = DistillContext(list(data_samples) * branches, self.strides, tuple(inputs.shape[-2:]))
+        return result, PyramidPair(tapped, student, teacher, context, self.tap)
+
+
+def _common_cells(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Crop the cells that only one side has: other padding adds cells at the bottom and right alone."""
+    h, w = (min(a, b) for a, b in zip(student.shape[-2:], teacher.shape[-2:], strict=True))
+    return student[..., :h, :w], teacher[..., :h, :w]
+
+
+def _read_taps(taps: Any) -> tuple[str | None, str | None]:
+    accepted = "accepted: a module path, or dict(student='neck', teacher='neck')"
+    if taps is None or isinstance(taps, str):
+        return taps, taps
+    if not isinstance(taps, Mapping):
+        raise ValueError(f'taps={taps!r}; {accepted}')
+    for side, path in taps.items():
+        if side not in ('student', 'teacher'):
+            raise ValueError(f'taps.{side} is unknown{near(side, ("student", "teacher"))}; {accepted}')
+        if path is not None and not isinstance(path, str):
+            raise ValueError(f'taps.{side}={path!r}; accepted: a module path')
+    return taps.get('student'), taps.get('teacher')
+
+
+def pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequence[int] | None) -> list[tuple[int, int]]:
+    """Indices (student, teacher) of levels of equal stride, finest first; equal strides pair in order.
+
+    Args:
+        student: strides, in input pixels per cell.
+        teacher: strides.
+        wanted: the only ones to pair; ``None``: all.
+
+    Raises:
+        ValueError: if there is no common stride, or a wanted one is not shared.
+
+    Example:
+        >>> pair_levels((4, 8, 16), (8, 16, 32), None)
+        [(1, 0), (2, 1)]
+    """
+    if wanted is not None and not (
+        isinstance(wanted, Sequence) and wanted and all(isinstance(stride, int) for stride in wanted)
+    ):
+        raise ValueError(f'strides={wanted!r}; accepted: None, or a list of at least one integer')
+    pairs, used = [], set()
+    for i, stride in sorted(enumerate(student), key=lambda level: level[1]):  # YOLOv3 gives the coarsest one first
+        if wanted is not None and stride not in wanted:
+            continue
+        j = next((j for j, other in enumerate(teacher) if other == stride and j not in used), None)
+        if j is not None:
+            used.add(j)
+            pairs.append((i, j))
+    common = sorted({*student} & {*teacher})
+    if not common:
+        raise ValueError(
+            f'taps: no common stride: the student tap has strides {tuple(student)}, the teacher tap {tuple(teacher)}; '
+            'accepted: model.taps.student and model.taps.teacher that share at least one'
+        )
+    if wanted is not None and set(wanted) - set(common):
+        raise ValueError(f'strides={tuple(wanted)}: {sorted(set(wanted) - set(common))} not shared; accepted: {common}')
+    return pairs
