@@ -24,11 +24,11 @@ READY := $(VENV)/.mmkd_graph-$(KEY)
 
 help:
 	@echo 'make demo          install, then teacher, student and distilled student on a generated set, compared in a table'
-	@echo 'make test          install, then the tests; PYTEST_ARGS="-k name -x" goes to pytest'
+	@echo 'make test          install, then the tests; PYTEST_ARGS="-k name -x" goes to pytest, "--cov=mmkd_graph" shows coverage'
 	@echo 'make test-upstream make test STACK=upstream'
 	@echo 'make test-slurm    install, and Slurm where it is missing (root or sudo), then the tests on a cluster of one node'
 	@echo 'make install       make $(VENV): torch, the pinned MMDetection stack (mmcv is built once), this package'
-	@echo 'make lint          ruff'
+	@echo 'make lint          ruff, and mypy on mmkd_graph/graph and mmkd_graph/losses'
 	@echo 'make clean         remove caches and build outputs; data/, work_dirs/ and $(VENV) stay'
 	@echo 'make distclean     clean, and remove $(VENV), .venv-upstream and work_dirs/demo'
 	@echo
@@ -59,12 +59,13 @@ test-slurm: $(READY)
 
 lint: $(READY)
 	@'$(VENV)/bin/ruff' check . && '$(VENV)/bin/ruff' format --check configs mmkd_graph tests tools setup.py
+	@'$(VENV)/bin/mypy' --config-file tests/mypy.ini -p mmkd_graph.graph -p mmkd_graph.losses
 
 demo: $(READY)
 	@'$(VENV)/bin/python' tools/demo.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .cache .dist_test
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage .hypothesis .cache .dist_test
 	find configs mmkd_graph tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
