@@ -12,7 +12,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from mmkd_graph.losses.interface import check_terms
+from mmkd_graph.losses.base import check_terms
 
 from .rng import preserved_rng
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import BaseDetector
-from mmengine.logging import MessageHub, print_log
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from mmkd_graph.checkpoints import HOW_TO_TRUST, refusal, weights_only
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec, check_terms
+from mmkd_graph.losses.base import DistillContext, PyramidLoss, PyramidSpec, check_terms
 from mmkd_graph.losses.names import current_config
 from mmkd_graph.necks import PyramidAdapter
 from mmkd_graph.registry import MODELS, type_name
@@ -354,7 +354,6 @@ class GraphDistiller(BaseDetector):
             data_samples=list(batch_data_samples) * max(branches, 1),
             strides=self.strides,
             batch_shape=tuple(batch_inputs.shape[-2:]),
-            progress=_progress(),
         )
         return losses, features, (student, teacher), context
 
@@ -618,10 +617,3 @@ def _build_weight(name: str, weight: Any) -> float | GradientRatio:
     elif isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf:
         return float(weight)
     raise ValueError(f'{key}={weight!r}; {accepted}')
-
-
-def _progress() -> float:
-    """Share of the training that is done, as the runner's message hub knows it."""
-    hub = MessageHub.get_current_instance()
-    last = hub.get_info('max_iters', 0)
-    return hub.get_info('iter', 0) / last if last else 0.0

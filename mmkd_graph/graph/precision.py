@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def no_autocast(tensor: Tensor) -> torch.autocast:
 
 
 def in_full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Decorator of a function of tensors alone: they come widened, and autocast leaves its operations alone.
+    """Decorator: floating-point tensors among the arguments come widened, and autocast leaves the operations alone.
 
     Example:
         >>> import torch
@@ -77,8 +77,15 @@ def in_full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
     """
 
     @wraps(function)
-    def run(*tensors: Tensor) -> Result:
-        with no_autocast(tensors[0]):
-            return function(*widen(*tensors))
+    def run(*args: Any, **options: Any) -> Result:
+        given = (*args, *options.values())
+        places = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.is_floating_point()]
+        if not places:
+            raise argument_error(function.__name__, f'arguments {given}', 'at least one floating-point tensor')
+        wide = list(given)
+        for i, x in zip(places, widen(*(given[i] for i in places)), strict=True):
+            wide[i] = x
+        with no_autocast(given[places[0]]):
+            return function(*wide[: len(args)], **dict(zip(options, wide[len(args) :], strict=True)))
 
     return run

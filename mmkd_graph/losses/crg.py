@@ -9,11 +9,10 @@ from torch import Tensor
 
 from mmkd_graph.graph import channel_attention, spatial_attention
 from mmkd_graph.graph.arguments import check_integer, check_number
-from mmkd_graph.graph.precision import no_autocast, widen
 from mmkd_graph.graph.windows import cut_windows, edge_distance, graph_factor, spectral_distance, unit_rows
 from mmkd_graph.registry import MODELS
 
-from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
+from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, term_weights
 
 QUIET = 1e-3
 """A level whose energy is below this share of the mean level's counts no more than one that has as much."""
@@ -64,8 +63,8 @@ class CRGLoss(PyramidLoss):
         spectral_weight: :math:`\gamma`.
         window: p, in cells, from 2 (1 leaves signs alone). The map's side where that is smaller.
         temperature: of the attention's two softmaxes, over activities divided by their mean; ``None``: no attention.
-        level_weights: ``'cells'``, ``'alike'``, or one number per paired level, finest first: see
-            :func:`~mmkd_graph.losses.interface.level_shares`.
+        level_weights: ``'area'``, ``'equal'``, or one number per paired level, finest first: see
+            :func:`~mmkd_graph.losses.base.level_shares`.
 
     Raises:
         ValueError: for a number or choice outside what is accepted; names the key.
@@ -73,7 +72,9 @@ class CRGLoss(PyramidLoss):
     Example:
         >>> x = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
         >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(48, 48))
-        >>> {term: round(value.item(), 4) for term, value in CRGLoss()((x,), (x,), context).items()}
+        >>> loss = CRGLoss()
+        >>> loss.bind(PyramidSpec(strides=(8,), student_channels=(8,), teacher_channels=(8,), name='crg'))
+        >>> {term: round(value.item(), 4) for term, value in loss((x,), (x,), context).items()}
         {'vertex': 0.0, 'edge': 0.0, 'spectral': 0.0}
     """
 
@@ -84,43 +85,33 @@ class CRGLoss(PyramidLoss):
         spectral_weight: float = 1.0,
         window: int = 4,
         temperature: float | None = 2.0,
-        level_weights: LevelWeights = 'cells',
+        level_weights: LevelWeights = 'area',
     ) -> None:
         super().__init__()
-        self.weights = dict(vertex=vertex_weight, edge=edge_weight, spectral=spectral_weight)
-        for term, weight in self.weights.items():
-            check_number(f'{term}_weight', weight)
-        if not any(self.weights.values()):
-            raise ValueError(
-                'vertex_weight, edge_weight and spectral_weight are all 0: nothing is left; accepted: at least one '
-                '> 0 (loss_weight=0 switches the whole loss off)'
-            )
+        self.weights = term_weights(vertex=vertex_weight, edge=edge_weight, spectral=spectral_weight)
         check_integer('window', window, 1)
         if temperature is not None:
             check_number('temperature', temperature, positive=True)
         self.window, self.temperature, self.level_weights = window, temperature, level_weights
 
     def bind(self, spec: PyramidSpec) -> None:
-        """Check ``level_weights`` against the paired levels."""
-        level_shares(self.level_weights, spec.strides, f'losses.{spec.name}.level_weights')
+        """Read ``level_weights`` for the paired levels."""
+        self.shares = level_shares(self.level_weights, spec.strides, spec.name)
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``vertex``, ``edge`` and ``spectral`` of levels (N, C_l, H_l, W_l), as far as switched on."""
-        with no_autocast(student[0]):
-            student, teacher = widen(*student), widen(*(x.detach() for x in teacher))
-            levels = [
-                self._weighted(s, t, context.valid_cells(t, stride))
-                for s, t, stride in zip(student, teacher, context.strides, strict=True)
-            ]
-            terms = {}
-            if self.weights['vertex']:
-                terms['vertex'] = self._vertices(levels)
-            if self.weights['edge'] or self.weights['spectral']:
-                graphs = [self._graphs(level) for level in levels]
-                terms |= {name: torch.stack([graph[name] for graph in graphs]) for name in graphs[0]}
-        shares = level_shares(self.level_weights, context.strides)
+        levels = [
+            self._weighted(s, t, context.valid_cells(t, stride))
+            for s, t, stride in zip(student, teacher, context.strides, strict=True)
+        ]
+        terms = {}
+        if self.weights['vertex']:
+            terms['vertex'] = self._vertices(levels)
+        if self.weights['edge'] or self.weights['spectral']:
+            graphs = [self._graphs(level) for level in levels]
+            terms |= {name: [graph[name] for graph in graphs] for name in graphs[0]}
         return {
-            name: self.weights[name] * sum(share * value for share, value in zip(shares, values, strict=True))
+            name: self.weights[name] * sum(share * value for share, value in zip(self.shares, values, strict=True))
             for name, values in terms.items()
         }
 

@@ -10,6 +10,7 @@ from mmcv.ops import RoIAlign
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkd_graph.graph.arguments import check_integer
 from mmkd_graph.graph.precision import no_autocast, widen
 from mmkd_graph.registry import MODELS
 
@@ -60,7 +61,7 @@ def read_instances(data_samples: Sequence, max_instances: int | None = None) -> 
         >>> read_instances([sample], max_instances=1).labels
         tensor([5])
     """
-    _check_cap(max_instances)
+    check_integer('max_instances', max_instances, 1, optional=True)
     all_boxes, all_labels, images = [], [], []
     for i, sample in enumerate(data_samples):
         truth = sample.get('gt_instances', None)
@@ -148,7 +149,6 @@ class InstancePooling(BaseModule):
     Args:
         output_size: s, cells per side of the pooled maps.
         max_instances: cap per image of :meth:`read`, the largest first; ``None`` keeps all.
-        levels: ``'all'``, or the indices of the levels to pool from, in the order wanted.
 
     Raises:
         ValueError: for a number or choice outside what is accepted; names the key.
@@ -163,18 +163,11 @@ class InstancePooling(BaseModule):
         [(1, 3, 2, 2), (1, 5, 2, 2)]
     """
 
-    def __init__(
-        self, output_size: int = 7, max_instances: int | None = None, levels: str | Sequence[int] = 'all'
-    ) -> None:
+    def __init__(self, output_size: int = 7, max_instances: int | None = None) -> None:
         super().__init__()
-        if isinstance(output_size, bool) or not isinstance(output_size, int) or output_size < 1:
-            raise ValueError(f'output_size={output_size!r}; accepted: an integer >= 1')
-        _check_cap(max_instances)
-        if levels != 'all' and (
-            isinstance(levels, str) or not levels or any(not isinstance(i, int) or i < 0 for i in levels)
-        ):
-            raise ValueError(f"levels={levels!r}; accepted: 'all', or indices >= 0 of paired levels, finest first")
-        self.output_size, self.max_instances, self.levels = output_size, max_instances, levels
+        check_integer('output_size', output_size, 1)
+        check_integer('max_instances', max_instances, 1, optional=True)
+        self.output_size, self.max_instances = output_size, max_instances
 
     def read(self, data_samples: Sequence) -> Instances:
         """:func:`read_instances` with this pooling's cap."""
@@ -200,10 +193,7 @@ class InstancePooling(BaseModule):
             raise ValueError(
                 f'boxes: of {len(boxes)} images; accepted: one tensor for each of {len(pyramid[0])} images'
             )
-        chosen = range(len(pyramid)) if self.levels == 'all' else self.levels
-        if max(chosen) >= len(pyramid):
-            raise ValueError(f'levels={self.levels!r}; accepted: indices below {len(pyramid)}, the number of levels')
-        return [self._pool(pyramid[i], strides[i], boxes) for i in chosen]
+        return [self._pool(level, stride, boxes) for level, stride in zip(pyramid, strides, strict=True)]
 
     def _pool(self, level: Tensor, stride: int, boxes: Sequence[Tensor]) -> Tensor:
         (level,) = widen(level)
@@ -213,10 +203,3 @@ class InstancePooling(BaseModule):
         align = RoIAlign(self.output_size, 1 / stride, sampling_ratio=0, aligned=True)
         with no_autocast(level):
             return align(level.contiguous(), rois.to(level))  # the operator reads a cropped level wrongly
-
-
-def _check_cap(max_instances: int | None) -> None:
-    if max_instances is not None and (
-        isinstance(max_instances, bool) or not isinstance(max_instances, int) or max_instances < 1
-    ):
-        raise ValueError(f'max_instances={max_instances!r}; accepted: None or an integer >= 1')
