@@ -2,7 +2,7 @@
 
 from .attention import channel_attention, spatial_attention
 from .contrast import info_nce
-from .lowpass import low_pass, multi_scale_low_pass
+from .lowpass import low_pass
 from .masks import background_mask, foreground_mask, random_mask
 from .multihead import attend, attention_graphs, graph_divergence
 from .samples import kl_divergence, mean_of_samples, unit_length
@@ -29,7 +29,6 @@ __all__ = [
     'leading_vectors',
     'low_pass',
     'mean_of_samples',
-    'multi_scale_low_pass',
     'pairwise_distance',
     'random_mask',
     'semihard_tuples',

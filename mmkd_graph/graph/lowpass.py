@@ -1,6 +1,4 @@
-"""Low-pass filters of feature maps at several scales: what networks of different kinds agree on."""
-
-from collections.abc import Sequence
+"""Low-pass filters of feature maps: what networks of different kinds agree on."""
 
 import torch
 import torch.nn.functional as F
@@ -39,26 +37,6 @@ def low_pass(features: Tensor, scale: int) -> Tensor:
         raise argument_error('features', f'shape {tuple(features.shape)}', '(N, C, H, W), only N may be 0')
     check_integer('scale', scale, 1)
     return F.avg_pool2d(_whole_windows(features, scale), scale)
-
-
-def multi_scale_low_pass(features: Tensor, scales: Sequence[int] = (1, 2, 4, 8)) -> tuple[Tensor, ...]:
-    """:func:`low_pass` of the same maps at several scales.
-
-    Args:
-        features: Feature maps of shape (N, C, H, W).
-        scales: Sides of the windows in cells.
-
-    Returns:
-        One map of shape (N, C, ceil(H / s), ceil(W / s)) per scale.
-
-    Source: LFCC, arXiv 2405.18524.
-
-    Example:
-        >>> import torch
-        >>> [tuple(x.shape) for x in multi_scale_low_pass(torch.rand(2, 16, 8, 5))]
-        [(2, 16, 8, 5), (2, 16, 4, 3), (2, 16, 2, 2), (2, 16, 1, 1)]
-    """
-    return tuple(low_pass(features, scale) for scale in scales)
 
 
 def _whole_windows(features: Tensor, scale: int) -> Tensor:

@@ -29,10 +29,17 @@ class _Level(NamedTuple):
     valid: Tensor  # (N, 1, H, W)
     channels: Tensor  # (N, C), weights that are 1 on average
 
-    def energy(self, features: Tensor) -> Tensor:
-        """(N,) weighted mean squares over the valid cells and the channels."""
-        squares = features.square().sum((2, 3)) / self.valid.sum((2, 3))
-        return (squares * self.channels).mean(dim=1)
+
+class _Windows(NamedTuple):
+    """Unit rows (N, K, C, L) of both sides in K windows, and how many cells of each are valid (N, K)."""
+
+    student: Tensor
+    teacher: Tensor
+    cells: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of (N, K) values, by valid cells."""
+        return (values * self.cells).sum() / self.cells.sum()
 
 
 @MODELS.register_module()
@@ -54,8 +61,7 @@ class CRGLoss(PyramidLoss):
 
     The teacher's spatial attention weighs the cells of all three, its channel attention the vertices'. Cells beyond
     an image's own shape do not count. Windows of all images are averaged by their valid cells, vertices over the
-    images, levels by ``level_weights``. Everything is computed in float32 under autocast, without a matrix of
-    channels × channels.
+    images, levels by ``level_weights``. No matrix of channels × channels is made.
 
     Args:
         vertex_weight: :math:`\alpha`; 0 switches the term off, as with the other two.
@@ -104,15 +110,17 @@ class CRGLoss(PyramidLoss):
             self._weighted(s, t, context.valid_cells(t, stride))
             for s, t, stride in zip(student, teacher, context.strides, strict=True)
         ]
-        terms = {}
+        values = {}
         if self.weights['vertex']:
-            terms['vertex'] = self._vertices(levels)
+            values['vertex'] = vertex_values(levels)
         if self.weights['edge'] or self.weights['spectral']:
-            graphs = [self._graphs(level) for level in levels]
-            terms |= {name: [graph[name] for graph in graphs] for name in graphs[0]}
+            graphs = [self._windows(level) for level in levels]
+            for term, value in (('edge', edge_value), ('spectral', spectral_value)):
+                if self.weights[term]:
+                    values[term] = map(value, graphs)
         return {
-            name: self.weights[name] * sum(share * value for share, value in zip(self.shares, values, strict=True))
-            for name, values in terms.items()
+            term: self.weights[term] * sum(share * value for share, value in zip(self.shares, of_levels, strict=True))
+            for term, of_levels in values.items()
         }
 
     def _weighted(self, student: Tensor, teacher: Tensor, valid: Tensor) -> _Level:
@@ -126,24 +134,38 @@ class CRGLoss(PyramidLoss):
         root = cells.sqrt()
         return _Level(student * root, teacher * root, valid, channels)
 
-    def _vertices(self, levels: list[_Level]) -> Tensor:
-        """(L,) values of the levels."""
-        errors, energies = zip(*((x.energy(x.student - x.teacher), x.energy(x.teacher)) for x in levels), strict=True)
-        return vertex_distance(torch.stack(errors), torch.stack(energies)).mean(dim=1)
+    def _windows(self, level: _Level) -> _Windows:
+        s, t, valid = (
+            cut_windows(x, self.window) for x in (level.student, level.teacher, level.valid.to(level.student))
+        )
+        return _Windows(unit_rows(s), unit_rows(t), valid.sum((2, 3)))
 
-    def _graphs(self, level: _Level) -> dict[str, Tensor]:
-        """Scalar values of one level."""
-        s, t = (unit_rows(cut_windows(x, self.window)) for x in (level.student, level.teacher))
-        cells = cut_windows(level.valid.to(s), self.window).sum((2, 3))  # (N, K)
-        distances = {}
-        if self.weights['edge']:
-            distance, energy = edge_distance(s, t)
-            # unit rows without a dead one have at least that energy
-            distances['edge'] = distance / energy.clamp(min=t.shape[2] ** 2 / t.shape[3])
-        if self.weights['spectral']:
-            distance, energy = spectral_distance(graph_factor(s), graph_factor(t))
-            distances['spectral'] = distance / energy.clamp(min=STRUCTURELESS)
-        return {name: (value * cells).sum() / cells.sum() for name, value in distances.items()}
+
+def vertex_values(levels: list[_Level]) -> Tensor:
+    """Weighted squared differences of the features over the teacher's energy: (L,), means over the images."""
+
+    def energy(features: Tensor, level: _Level) -> Tensor:
+        """(N,) weighted mean squares over the valid cells and the channels."""
+        squares = features.square().sum((2, 3)) / level.valid.sum((2, 3))
+        return (squares * level.channels).mean(dim=1)
+
+    errors = torch.stack([energy(x.student - x.teacher, x) for x in levels])
+    energies = torch.stack([energy(x.teacher, x) for x in levels])
+    return vertex_distance(errors, energies).mean(dim=1)
+
+
+def edge_value(windows: _Windows) -> Tensor:
+    """Squared difference of the cosines over the teacher's energy."""
+    distance, energy = edge_distance(windows.student, windows.teacher)
+    # Unit rows without a dead one have at least that energy.
+    least = windows.teacher.shape[2] ** 2 / windows.teacher.shape[3]
+    return windows.mean(distance / energy.clamp(min=least))
+
+
+def spectral_value(windows: _Windows) -> Tensor:
+    """Difference in the teacher's spectral embedding over the embedding's own."""
+    distance, energy = spectral_distance(graph_factor(windows.student), graph_factor(windows.teacher))
+    return windows.mean(distance / energy.clamp(min=STRUCTURELESS))
 
 
 def vertex_distance(errors: Tensor, energies: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmkd_graph.graph import info_nce, unit_length
+from mmkd_graph.graph import info_nce, low_pass, unit_length
 from mmkd_graph.graph.arguments import argument_error, check_choice, check_integer, check_number
-from mmkd_graph.necks import InstancePooling, LowPassPyramid
+from mmkd_graph.necks import InstancePooling
 from mmkd_graph.registry import MODELS
 
 from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
@@ -19,15 +19,16 @@ from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpe
 class LFCCLoss(PyramidLoss):
     r"""The student must find each sample among the teacher's, by the low frequencies of its features.
 
-    For student and teacher, every level is averaged at several scales, projected to a compact space and normalised
-    (:class:`~mmkd_graph.necks.LowPassPyramid`): as a whole, and every cell of the result is a sample; or cut into
-    instances or images first (RoIAlign, ``output_size`` cells a side). Per level and scale
+    For student and teacher, every level is averaged at several scales, projected to a compact space and normalised: as
+    a whole, and every cell of the result is a sample; or cut into instances or images first (RoIAlign, ``output_size``
+    cells a side), which have norm 1 over channels and cells together. Per level and scale
     :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`: the positive is the
     teacher's view of the same sample, the negatives are its views of the others. Term ``contrast`` is the mean over
     scales and levels. A rank compares its own samples; a single one gives exactly 0, attached.
 
     The teacher's features take no gradient; its projection is a parameter of this loss. Both sides have their own
-    projection, so student and teacher may have different widths (``adapter='never'``). With
+    projection, so student and teacher may have different widths (``adapter='never'``): a 1×1 convolution per level,
+    without bias, since all samples would share it, and orthogonal at the start, which keeps the geometry. With
     ``teacher_projection='learned'`` collapsed embeddings are no solution (:func:`~mmkd_graph.graph.info_nce`), but the
     teacher's samples may move to where they are easily matched, and then little is asked of the student; ``'fixed'``
     keeps the teacher's geometry (an orthogonal projection).
@@ -80,7 +81,8 @@ class LFCCLoss(PyramidLoss):
         check_choice('samples', samples, ('cells', 'instances', 'images'))
         check_integer('max_cells', max_cells, 2)
         check_choice('teacher_projection', teacher_projection, ('fixed', 'learned'))
-        LowPassPyramid([], embed_channels, scales)  # for its checks: the levels are known in bind()
+        check_integer('embed_channels', embed_channels, 1)
+        check_scales(scales)
         self.pooling = InstancePooling(output_size, max_instances)
         if samples != 'cells' and max(scales) > output_size:
             raise argument_error('scales', tuple(scales), f'at most the output_size, {output_size}')
@@ -91,23 +93,23 @@ class LFCCLoss(PyramidLoss):
     def bind(self, spec: PyramidSpec) -> None:
         """Create the projections for the pyramids' channels; read ``level_weights``."""
         self.shares = level_shares(self.level_weights, spec.strides, spec.name)
-        self.student = LowPassPyramid(spec.student_channels, self.embed_channels, self.scales)
-        self.teacher = LowPassPyramid(spec.teacher_channels, self.embed_channels, self.scales)
+        self.student = CompactSpace(spec.student_channels, self.embed_channels, self.scales)
+        self.teacher = CompactSpace(spec.teacher_channels, self.embed_channels, self.scales)
         self.teacher.requires_grad_(self.teacher_projection == 'learned')
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Term ``contrast`` of levels (N, C_l, H_l, W_l); student and teacher may have different channels."""
-        embed = self._cells if self.samples == 'cells' else self._pooled
-        values = torch.stack([info_nce(s, t, self.temperature) for s, t in embed(student, teacher, context)])
+        embedded = self._cells if self.samples == 'cells' else self._pooled
+        values = torch.stack([info_nce(s, t, self.temperature) for s, t in embedded(student, teacher, context)])
         levels = values.view(len(student), -1).mean(dim=1)
         return dict(contrast=sum(share * level for share, level in zip(self.shares, levels, strict=True)))
 
     def _pooled(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> list[tuple[Tensor, Tensor]]:
         """Both sides' (K, D) embedded instances or images, per level and scale."""
         boxes = self._boxes(student[0], context)
-        sides = (self.student, student), (self.teacher, teacher)
-        s, t = (sum(neck(self.pooling(levels, context.strides, boxes)), ()) for neck, levels in sides)
-        return [(x.flatten(1), y.flatten(1)) for x, y in zip(s, t, strict=True)]
+        s = self.student(self.pooling(student, context.strides, boxes))
+        t = self.teacher(self.pooling(teacher, context.strides, boxes))
+        return [(unit_length(x.flatten(1)), unit_length(y.flatten(1))) for x, y in zip(s, t, strict=True)]
 
     def _boxes(self, level: Tensor, context: DistillContext) -> list[Tensor]:
         if self.samples == 'instances':
@@ -117,16 +119,47 @@ class LFCCLoss(PyramidLoss):
     def _cells(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> list[tuple[Tensor, Tensor]]:
         """Both sides' (K, D) embedded cells, per level and scale."""
         ends = torch.tensor(context.image_shapes)
+        windows = [stride * scale for stride in context.strides for scale in self.scales]
         pairs = []
-        sides = self.student.project(student), self.teacher.project(teacher)
-        for stride, maps_s, maps_t in zip(context.strides, *sides, strict=True):
-            for scale, s, t in zip(self.scales, maps_s, maps_t, strict=True):
-                # on the CPU, where the image sizes are: nothing waits for the device
-                rows, columns = (torch.arange(size) * stride * scale for size in s.shape[-2:])
-                inside = (rows < ends[:, :1])[:, :, None] & (columns < ends[:, 1:])[:, None]
-                chosen = inside.flatten().nonzero().squeeze(1)
-                if len(chosen) > self.max_cells:
-                    chosen = chosen[torch.randperm(len(chosen))[: self.max_cells]]
-                chosen = chosen.to(s.device, non_blocking=True)
-                pairs.append(tuple(unit_length(x.movedim(1, -1).flatten(0, 2)[chosen]) for x in (s, t)))
+        for window, s, t in zip(windows, self.student(student), self.teacher(teacher), strict=True):
+            # on the CPU, where the image sizes are: nothing waits for the device
+            rows, columns = (torch.arange(size) * window for size in s.shape[-2:])
+            inside = (rows < ends[:, :1])[:, :, None] & (columns < ends[:, 1:])[:, None]
+            chosen = inside.flatten().nonzero().squeeze(1)
+            if len(chosen) > self.max_cells:
+                chosen = chosen[torch.randperm(len(chosen))[: self.max_cells]]
+            chosen = chosen.to(s.device, non_blocking=True)
+            pairs.append(tuple(unit_length(x.movedim(1, -1).flatten(0, 2)[chosen]) for x in (s, t)))
         return pairs
+
+
+class CompactSpace(nn.Module):
+    """Low frequencies of every level in a few channels: averages at several scales, and a projection per level.
+
+    Args:
+        widths: channels of every level.
+        channels: of the compact space.
+        scales: sides of the averages' windows.
+    """
+
+    def __init__(self, widths: Sequence[int], channels: int, scales: Sequence[int]) -> None:
+        super().__init__()
+        self.scales = scales
+        self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1, bias=False) for width in widths)
+        for convolution in self.projections:
+            nn.init.orthogonal_(convolution.weight)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """Levels (N, C_l, H_l, W_l) to maps (N, channels, ⌈H_l / s⌉, ⌈W_l / s⌉) of every level and scale s."""
+        pairs = zip(pyramid, self.projections, strict=True)
+        return [projection(low_pass(level, scale)) for level, projection in pairs for scale in self.scales]
+
+
+def check_scales(scales: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless ``scales`` are distinct integers >= 1."""
+    if not isinstance(scales, Sequence) or isinstance(scales, str) or not scales:
+        raise argument_error('scales', repr(scales), 'a list of at least one integer >= 1')
+    for scale in scales:
+        check_integer('scales', scale, 1)
+    if len({*scales}) < len(scales):
+        raise argument_error('scales', repr(scales), 'every scale once')

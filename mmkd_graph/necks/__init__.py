@@ -2,13 +2,11 @@
 
 from .boxes import horizontal_boxes
 from .instance_pooling import InstancePooling, Instances, draw_cells, read_instances
-from .lowpass_pyramid import LowPassPyramid
 from .pyramid_adapter import PyramidAdapter
 
 __all__ = [
     'InstancePooling',
     'Instances',
-    'LowPassPyramid',
     'PyramidAdapter',
     'draw_cells',
     'horizontal_boxes',

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_graph.graph import low_pass, multi_scale_low_pass
+from mmkd_graph.graph import low_pass
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -30,8 +30,6 @@ def test_values_against_loops(scale, size):
     features = random(2, 3, *size)
     wanted = read_with_loops(features.numpy(), scale)
     np.testing.assert_allclose(low_pass(features, scale).numpy(), wanted, atol=1e-12)
-    (found,) = multi_scale_low_pass(features, (scale,))
-    assert torch.equal(found, low_pass(features, scale))
 
 
 def test_the_average_removes_the_frequencies_of_its_own_window_and_amplifies_none():
@@ -87,7 +85,7 @@ def test_extreme_inputs_give_finite_gradients(features):
         (lambda: low_pass(torch.zeros(2, 3, 4), 2), r'features: got shape \(2, 3, 4\)'),
         (lambda: low_pass(torch.zeros(2, 3, 0, 4), 2), 'features'),
         (lambda: low_pass(torch.zeros(2, 3, 4, 4), 0), 'scale: got 0, accepted is an integer >= 1'),
-        (lambda: multi_scale_low_pass(torch.zeros(2, 3, 4, 4), (1, 2.0)), r'scale: got 2\.0'),
+        (lambda: low_pass(torch.zeros(2, 3, 4, 4), 2.0), r'scale: got 2\.0'),
     ],
 )
 def test_bad_arguments_are_named(call, words):

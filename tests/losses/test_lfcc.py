@@ -12,6 +12,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
+from mmkd_graph.graph import unit_length
 from mmkd_graph.losses import DistillContext, LFCCLoss, PyramidSpec
 
 STRIDES = (8, 16)
@@ -198,7 +199,7 @@ def test_collapse_is_no_solution():
 
     def likeness():
         with torch.no_grad():
-            rows = loss.teacher(pooled)[0][0].flatten(1)
+            rows = unit_length(loss.teacher(pooled)[0].flatten(1))
         return (rows @ rows.T).mean()
 
     assert likeness() > 0.9
@@ -228,6 +229,8 @@ HARD = {
     'constant': lambda x: torch.ones_like(x) * torch.arange(x.shape[1]).view(1, -1, 1, 1),
     'huge': lambda x: x * 1e4,
     'tiny': lambda x: x * 1e-6,
+    'vanishing': lambda x: x * 1e-20,
+    'overflowing': lambda x: x * 1e20,
 }
 
 
@@ -256,20 +259,26 @@ def test_the_teacher_gets_no_gradient():
     loss = build(teacher_projection='learned')
     loss(student_of(), teacher, context())['contrast'].backward()
     assert all(x.grad is None for x in teacher)
-    assert all(p.grad.abs().sum() > 0 for p in loss.teacher.projections.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in loss.teacher.parameters())
 
 
 def test_what_is_learned_on_each_side():
     def names(**options):
-        return {name.split('.')[0] + '.' + name.split('.')[1] for name, p in named(build(**options))}
+        return {name.split('.')[0] for name, p in named(build(**options))}
 
     def named(loss):
         return [(name, p) for name, p in loss.named_parameters() if p.requires_grad]
 
-    assert names() == {'student.projections'}
-    assert names(teacher_projection='learned') - names() == {'teacher.projections'}
+    assert names() == {'student'}
+    assert names(teacher_projection='learned') - names() == {'teacher'}
     kept = {f'{side}.projections.{level}.weight' for side in ('student', 'teacher') for level in (0, 1)}
     assert set(build().state_dict()) == kept, 'a fixed projection must be the same after a resume'
+
+
+def test_the_projections_start_orthogonal():
+    narrow, wide = (build(embed_channels=n).student.projections[0].weight[:, :, 0, 0] for n in (5, 8))
+    torch.testing.assert_close(narrow @ narrow.T, torch.eye(5))
+    torch.testing.assert_close(wide.T @ wide, torch.eye(6))
 
 
 def test_the_global_random_generator_is_left_alone():
@@ -308,6 +317,8 @@ def test_level_weights_average_the_levels():
         (dict(max_cells=1), 'max_cells'),
         (dict(samples='instances', scales=(1, 16)), r'scales: got \(1, 16\).*output_size, 8'),
         (dict(scales=()), 'scales'),
+        (dict(scales=(1, 0)), 'scales'),
+        (dict(scales=(2, 2)), 'scales.*once'),
         (dict(embed_channels=0), 'embed_channels: got 0'),
         (dict(output_size=0), 'output_size: got 0'),
         (dict(max_instances=0), 'max_instances: got 0'),
