@@ -41,28 +41,6 @@ def widen(*tensors: Tensor, name: str = 'features') -> tuple[Tensor, ...]:
     return tuple(tensor.to(dtype) for tensor in tensors)
 
 
-def no_autocast(tensor: Tensor) -> torch.autocast:
-    """Context in which autocast leaves the operations on ``tensor``'s device alone.
-
-    Args:
-        tensor: A tensor of any shape; only its device is read.
-
-    Returns:
-        A context manager.
-
-    Example:
-        >>> import torch
-        >>> x = torch.eye(2)
-        >>> with torch.autocast('cpu', dtype=torch.bfloat16):
-        ...     inside = (x @ x).dtype
-        ...     with no_autocast(x):
-        ...         shielded = (x @ x).dtype
-        >>> inside, shielded
-        (torch.bfloat16, torch.float32)
-    """
-    return torch.autocast(device_type=tensor.device.type, enabled=False)
-
-
 def in_full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
     """Decorator: floating-point tensors among the arguments come widened, and autocast leaves the operations alone.
 
@@ -85,7 +63,7 @@ def in_full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
         wide = list(given)
         for i, x in zip(places, widen(*(given[i] for i in places)), strict=True):
             wide[i] = x
-        with no_autocast(given[places[0]]):
+        with torch.autocast(given[places[0]].device.type, enabled=False):
             return function(*wide[: len(args)], **dict(zip(options, wide[len(args) :], strict=True)))
 
     return run

@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.graph.precision import no_autocast, widen
+from mmkd_graph.graph.precision import widen
 
 Pyramid = tuple[Tensor, ...]
 
@@ -52,6 +52,11 @@ class DistillContext:
     def image_shapes(self) -> list[tuple[int, int]]:
         """(H, W) of every image in pixels without its padding; the batch's where a sample does not say."""
         return [tuple(sample.metainfo.get('img_shape', self.batch_shape)[:2]) for sample in self.data_samples]
+
+    @property
+    def image_boxes(self) -> list[Tensor]:
+        """A (1, 4) box around every image without its padding: x1, y1, x2, y2 in pixels."""
+        return [torch.tensor([[0.0, 0.0, width, height]]) for height, width in self.image_shapes]
 
     def valid_cells(self, level: Tensor, stride: int) -> Tensor:
         """Which cells of a level (N, C, H, W) begin inside of their image: (N, 1, H, W) booleans.
@@ -211,7 +216,7 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
             teacher: levels of the same shapes (other channels, with ``any_width``).
             context: see :class:`DistillContext`.
         """
-        with no_autocast(student[0]):
+        with torch.autocast(student[0].device.type, enabled=False):
             levels = widen(*student, *(level.detach() for level in teacher))
             return super().__call__(levels[: len(student)], levels[len(student) :], context)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmkd_graph.graph import info_nce, low_pass, unit_length
 from mmkd_graph.graph.arguments import argument_error, check_choice, check_integer, check_number
-from mmkd_graph.necks import InstancePooling
+from mmkd_graph.necks import pool_instances, read_instances
 from mmkd_graph.registry import MODELS
 
 from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
@@ -83,11 +83,13 @@ class LFCCLoss(PyramidLoss):
         check_choice('teacher_projection', teacher_projection, ('fixed', 'learned'))
         check_integer('embed_channels', embed_channels, 1)
         check_scales(scales)
-        self.pooling = InstancePooling(output_size, max_instances)
+        check_integer('output_size', output_size, 1)
+        check_integer('max_instances', max_instances, 1, optional=True)
         if samples != 'cells' and max(scales) > output_size:
             raise argument_error('scales', tuple(scales), f'at most the output_size, {output_size}')
         self.embed_channels, self.temperature, self.scales = embed_channels, temperature, tuple(scales)
-        self.samples, self.max_cells = samples, max_cells
+        self.samples, self.max_cells, self.output_size = samples, max_cells, output_size
+        self.max_instances = max_instances
         self.teacher_projection, self.level_weights = teacher_projection, level_weights
 
     def bind(self, spec: PyramidSpec) -> None:
@@ -106,15 +108,15 @@ class LFCCLoss(PyramidLoss):
 
     def _pooled(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> list[tuple[Tensor, Tensor]]:
         """Both sides' (K, D) embedded instances or images, per level and scale."""
-        boxes = self._boxes(student[0], context)
-        s = self.student(self.pooling(student, context.strides, boxes))
-        t = self.teacher(self.pooling(teacher, context.strides, boxes))
-        return [(unit_length(x.flatten(1)), unit_length(y.flatten(1))) for x, y in zip(s, t, strict=True)]
-
-    def _boxes(self, level: Tensor, context: DistillContext) -> list[Tensor]:
         if self.samples == 'instances':
-            return self.pooling.read(context.data_samples).boxes
-        return [level.new_tensor([[0, 0, w, h]]) for h, w in context.image_shapes]
+            boxes = read_instances(context.data_samples, self.max_instances).boxes
+        else:
+            boxes = context.image_boxes
+        s, t = (
+            space(pool_instances(pyramid, context.strides, boxes, self.output_size))
+            for pyramid, space in ((student, self.student), (teacher, self.teacher))
+        )
+        return [(unit_length(x.flatten(1)), unit_length(y.flatten(1))) for x, y in zip(s, t, strict=True)]
 
     def _cells(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> list[tuple[Tensor, Tensor]]:
         """Both sides' (K, D) embedded cells, per level and scale."""

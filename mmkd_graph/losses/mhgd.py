@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mmkd_graph.graph import align_vectors, attend, attention_graphs, graph_divergence, leading_vectors, unit_length
 from mmkd_graph.graph.arguments import check_choice, check_integer, check_number
-from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
+from mmkd_graph.necks import draw_cells, pool_instances, read_instances
 from mmkd_graph.registry import MODELS
 
 from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, attached_zero, level_shares
@@ -101,7 +101,8 @@ class MHGDLoss(PyramidLoss):
         self.graph_weight, self.estimator_weight, self.num_heads = graph_weight, estimator_weight, num_heads
         self.scaled, self.level_weights = scaled, level_weights
         self.samples, self.max_cells, self.student_vectors = samples, max_cells, student_vectors
-        self.pool = InstancePooling(1 if samples == 'cells' else pool_size, max_instances)
+        check_integer('max_instances', max_instances, 1, optional=True)
+        self.max_instances, self.pool_size = max_instances, 1 if samples == 'cells' else pool_size
         self.register_buffer('steps', torch.zeros((), dtype=torch.long))  # the seed of the dropped heads
 
     def bind(self, spec: PyramidSpec) -> None:
@@ -142,7 +143,7 @@ class MHGDLoss(PyramidLoss):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """(K, C_l) vectors of length 1 of every level: the student's, with gradient, and the teacher's."""
         boxes = self._boxes(context)
-        s, t = (self.pool(pyramid, context.strides, boxes) for pyramid in (student, teacher))
+        s, t = (pool_instances(pyramid, context.strides, boxes, self.pool_size) for pyramid in (student, teacher))
         if self.samples == 'cells':
             return [unit_length(x.flatten(1)) for x in s], [unit_length(x.flatten(1)) for x in t]
         t = [leading_vectors(x).squeeze(1) for x in t]
@@ -153,8 +154,8 @@ class MHGDLoss(PyramidLoss):
             truth, stride = read_instances(context.data_samples), context.strides[0]
             return draw_cells(truth, context.image_shapes, stride, self.max_cells, background=-1).boxes
         if self.samples == 'instances':
-            return self.pool.read(context.data_samples).boxes
-        return [torch.tensor([[0.0, 0.0, w, h]], device=self.steps.device) for h, w in context.image_shapes]
+            return read_instances(context.data_samples, self.max_instances).boxes
+        return context.image_boxes
 
     def _kept_heads(self) -> Tensor:
         """(pairs, heads) booleans; in training half of the heads of each pair, drawn by the number of the step."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mmkd_graph.graph import center_divergence, semihard_tuples, tuple_divergence, unit_length
 from mmkd_graph.graph.arguments import check_choice, check_integer, check_number
-from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
+from mmkd_graph.necks import draw_cells, pool_instances, read_instances
 from mmkd_graph.registry import MODELS
 
 from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, term_weights
@@ -101,11 +101,12 @@ class REFILLEDLoss(PyramidLoss):
         check_integer('num_negatives', num_negatives, 1, optional=True)
         check_choice('samples', samples, ('cells', 'instances'))
         check_integer('max_cells', max_cells, 2)
+        check_integer('max_instances', max_instances, 1, optional=True)
         self.num_classes, self.margin, self.num_negatives = num_classes, margin, num_negatives
         self.samples, self.max_cells, self.centered, self.level_weights = samples, max_cells, centered, level_weights
         self.kinds = num_classes + (samples == 'cells')  # with the background
         self.embedding_temperature, self.classifier_temperature = embedding_temperature, classifier_temperature
-        self.pool = InstancePooling(output_size=1, max_instances=max_instances)
+        self.max_instances = max_instances
 
     def bind(self, spec: PyramidSpec) -> None:
         """Create the samples' classifier and the class centres, if there is that term; read ``level_weights``."""
@@ -124,7 +125,10 @@ class REFILLEDLoss(PyramidLoss):
         """
         boxes, labels = self._samples(context)
         labels = labels.to(student[0].device)
-        s, t = ([x.flatten(1) for x in self.pool(pyramid, context.strides, boxes)] for pyramid in (student, teacher))
+        s, t = (
+            [x.flatten(1) for x in pool_instances(pyramid, context.strides, boxes, output_size=1)]
+            for pyramid in (student, teacher)
+        )
         terms = {}
         if self.weights['embedding']:
             terms['embedding'] = self.weights['embedding'] * self._tuples(s, t, labels)
@@ -151,7 +155,7 @@ class REFILLEDLoss(PyramidLoss):
     def _samples(self, context: DistillContext) -> tuple[list[Tensor], Tensor]:
         """Boxes of every image, in pixels, and the labels of all."""
         cells = self.samples == 'cells'
-        instances = read_instances(context.data_samples) if cells else self.pool.read(context.data_samples)
+        instances = read_instances(context.data_samples, None if cells else self.max_instances)
         if len(instances.labels) and (highest := int(instances.labels.max())) >= self.num_classes:
             raise ValueError(
                 f'{self._key}={self.num_classes}, but the batch has the label {highest}; accepted: '

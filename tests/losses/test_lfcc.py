@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData
 
 from mmkd_graph.graph import unit_length
 from mmkd_graph.losses import DistillContext, LFCCLoss, PyramidSpec
+from mmkd_graph.necks import pool_instances, read_instances
 
 STRIDES = (8, 16)
 SPEC = PyramidSpec(STRIDES, student_channels=(6, 7), teacher_channels=(9, 10), name='lfcc')
@@ -65,12 +66,12 @@ def learned(loss):
 
 def read_with_loops(loss, student, teacher, temperature, scales):
     """The definition again, in float64 and with loops, from the pooled samples on."""
-    boxes = loss.pooling.read(context().data_samples).boxes
+    boxes = read_instances(context().data_samples).boxes
     values = []
     for index in range(2):
         embedded = {}
         for side, levels, neck in (('s', student, loss.student), ('t', teacher, loss.teacher)):
-            pooled = loss.pooling(levels, STRIDES, boxes)[index].double().numpy()
+            pooled = pool_instances(levels, STRIDES, boxes, loss.output_size)[index].double().numpy()
             projection = neck.projections[index].weight.detach().double().numpy()[:, :, 0, 0]
             for scale in scales:
                 cells = pooled.shape[-1] // scale
@@ -195,7 +196,7 @@ def test_collapse_is_no_solution():
     loss, where = build(samples='images', teacher_projection='learned'), context([()] * 6)
     # a mean that all samples share
     student, teacher = (tuple(x + 5 for x in side) for side in (student_of(batch=6), teacher_of(batch=6)))
-    pooled = loss.pooling(teacher, STRIDES, loss._boxes(teacher[0], where))
+    pooled = pool_instances(teacher, STRIDES, where.image_boxes, loss.output_size)
 
     def likeness():
         with torch.no_grad():

@@ -14,7 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
 from mmkd_graph.losses import DistillContext, MHGDLoss, PyramidSpec
-from mmkd_graph.necks import InstancePooling
+from mmkd_graph.necks import pool_instances, read_instances
 
 STRIDES = (8, 16, 32)
 PUBLISHED = dict(samples='instances', scaled=False, level_weights='equal')
@@ -92,12 +92,12 @@ def test_value_against_a_float64_reading_of_the_formula(samples, training):
     student, teacher, samples = pyramid(1, channels), pyramid(2, channels), truth(3)
     terms, _, _ = run(loss, student, teacher, samples)
     after = {k: v.double().numpy() for k, v in loss.state_dict().items()}
-    pool = InstancePooling(1 if cells else 3)
     corners = [[x, y, x + 8, y + 8] for y in range(0, 96, 8) for x in range(0, 96, 8)]
-    boxes = [torch.tensor(corners, dtype=torch.float)] * 2 if cells else pool.read(samples).boxes
+    boxes = [torch.tensor(corners, dtype=torch.float)] * 2 if cells else read_instances(samples).boxes
 
     vectors = dict(s=[], t=[])
-    for maps_s, maps_t in zip(pool(student, STRIDES, boxes), pool(teacher, STRIDES, boxes), strict=True):
+    pooled = (pool_instances(side, STRIDES, boxes, 1 if cells else 3) for side in (student, teacher))
+    for maps_s, maps_t in zip(*pooled, strict=True):
         rows_s, rows_t = [], []
         for map_s, map_t in zip(maps_s.flatten(2).double().numpy(), maps_t.flatten(2).double().numpy(), strict=True):
             if cells:

@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
 from mmkd_graph.losses import DistillContext, PyramidSpec, REFILLEDLoss
-from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
+from mmkd_graph.necks import draw_cells, pool_instances, read_instances
 
 STRIDES = (8, 16)
 
@@ -57,8 +57,8 @@ def run(loss, student, teacher, samples):
 
 def embedded(levels, samples):
     """(K, C) means over the boxes, per level."""
-    pool = InstancePooling(output_size=1)
-    return [x.flatten(1).double().numpy() for x in pool(levels, STRIDES, pool.read(samples).boxes)]
+    pooled = pool_instances(levels, STRIDES, read_instances(samples).boxes, output_size=1)
+    return [x.flatten(1).double().numpy() for x in pooled]
 
 
 def unit(levels, centered, shares):
