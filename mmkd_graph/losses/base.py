@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.graph.precision import widen
+from mmkd_graph.graph.precision import wide_type
 
 Pyramid = tuple[Tensor, ...]
 
@@ -216,9 +216,11 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
             teacher: levels of the same shapes (other channels, with ``any_width``).
             context: see :class:`DistillContext`.
         """
+        dtype = wide_type((*student, *teacher))
+        student = tuple(level.to(dtype) for level in student)
+        teacher = tuple(level.detach().to(dtype) for level in teacher)
         with torch.autocast(student[0].device.type, enabled=False):
-            levels = widen(*student, *(level.detach() for level in teacher))
-            return super().__call__(levels[: len(student)], levels[len(student) :], context)
+            return super().__call__(student, teacher, context)
 
     @abstractmethod
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
