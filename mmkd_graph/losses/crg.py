@@ -135,10 +135,8 @@ class CRGLoss(PyramidLoss):
         return _Level(student * root, teacher * root, valid, channels)
 
     def _windows(self, level: _Level) -> _Windows:
-        s, t, valid = (
-            cut_windows(x, self.window) for x in (level.student, level.teacher, level.valid.to(level.student))
-        )
-        return _Windows(unit_rows(s), unit_rows(t), valid.sum((2, 3)))
+        s, t = (unit_rows(cut_windows(x, self.window)) for x in (level.student, level.teacher))
+        return _Windows(s, t, cells=cut_windows(level.valid.to(s), self.window).sum((2, 3)))
 
 
 def vertex_values(levels: list[_Level]) -> Tensor:

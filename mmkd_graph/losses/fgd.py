@@ -103,7 +103,7 @@ class FGDLoss(PyramidLoss):
     def _level(self, level: int, student: Tensor, teacher: Tensor, context: DistillContext) -> dict[str, Tensor]:
         """Sums over images, positions and channels."""
         sums = {}
-        attention_s, attention_t = (attention(x, self.temperature) for x in (student, teacher))
+        attention_t = attention(teacher, self.temperature)
         if self.weights['foreground'] or self.weights['background']:
             boxes = [horizontal_boxes(sample.gt_instances.bboxes).to(student.device) for sample in context.data_samples]
             foreground = foreground_mask(boxes, student.shape[-2:], context.strides[level])
@@ -111,6 +111,7 @@ class FGDLoss(PyramidLoss):
             sums['foreground'] = (squares * foreground).sum()
             sums['background'] = (squares * background_mask(foreground)).sum()
         if self.weights['attention']:
+            attention_s = attention(student, self.temperature)
             sums['attention'] = sum((s - t).abs().sum() for s, t in zip(attention_s, attention_t, strict=True))
         if self.weights['relation']:
             # Levels may be cropped; the block takes views.

@@ -33,10 +33,6 @@ class REFILLEDLoss(PyramidLoss):
     the teacher's scores for a sample, and a linear classifier on the student's embedding, which the plain student
     does not have, learns their softmax at :math:`\tau_2`. The background is a class here.
 
-    Mining sorts each anchor's negatives once and is written here: a few lines of K² log K steps, no draw, and the same
-    triplets as pytorch-metric-learning's ``TripletMarginMiner(type_of_triplets='semihard')``, which lists K³ of them
-    and has to be grouped into tuples again.
-
     Args:
         num_classes: of the **student's** data set. Must be given.
         embedding_weight: of the tuples; 1000 in the authors' code, in a stage of its own.
