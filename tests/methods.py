@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_graph.losses import LOSSES, PyramidLoss
+from mmkd_graph.registry import MODELS
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'own_loss.md'
 
@@ -23,7 +24,8 @@ def _run_example() -> type[PyramidLoss]:
     return names['AttentionTransferLoss']
 
 
-AttentionTransferLoss = _run_example()
+# This module may be imported under two names.
+AttentionTransferLoss = MODELS.module_dict.get('AttentionTransferLoss') or _run_example()
 METHODS = [*LOSSES.values(), AttentionTransferLoss]
 
 
