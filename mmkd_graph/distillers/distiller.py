@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmkd_graph.checkpoints import HOW_TO_TRUST, refusal, weights_only
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.losses.interface import Pyramid
+from mmkd_graph.losses.base import Pyramid
 from mmkd_graph.registry import MODELS
 
 from .gradient_ratio import GradientRatio

@@ -13,7 +13,7 @@ from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmkd_graph.losses.interface import check_terms
+from mmkd_graph.losses.base import check_terms
 
 from .rng import preserved_rng
 

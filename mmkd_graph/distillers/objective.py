@@ -10,7 +10,7 @@ import torch
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
-from mmkd_graph.losses.interface import PyramidLoss, PyramidSpec, check_terms
+from mmkd_graph.losses.base import PyramidLoss, PyramidSpec, attached_zero, check_terms
 from mmkd_graph.losses.names import current_config
 from mmkd_graph.necks import PyramidAdapter
 from mmkd_graph.registry import MODELS
@@ -110,8 +110,7 @@ class Objective(BaseModule):
         if not trained:
             modules.append(self.adapter)
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        # The sum of no element: zero, with zeros as gradient, whatever the values.
-        return {'loss_kd.idle': sum(p.flatten()[:0].sum() for p in parameters)} if parameters else {}
+        return {'loss_kd.idle': attached_zero(parameters)} if parameters else {}
 
     def _terms(self, name: str, adapted: tuple[Tensor, ...], pair: PyramidPair) -> dict[str, Tensor]:
         return check_terms(self.losses[name](adapted, pair.teacher, pair.context), name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd_graph.losses.interface import DistillContext, Pyramid
+from mmkd_graph.losses.base import DistillContext, Pyramid
 
 from .inputs import InputTransfer
 from .keys import near

@@ -1,11 +1,11 @@
 """The mathematics: tensors in, tensors out. Imports torch and the standard library only."""
 
-from .affinity import unit_vertices
 from .attention import channel_attention, spatial_attention
 from .contrast import info_nce
-from .lowpass import low_pass, low_pass_kernel, multi_scale_low_pass
+from .lowpass import low_pass
 from .masks import background_mask, foreground_mask, random_mask
 from .multihead import attend, attention_graphs, graph_divergence
+from .samples import kl_divergence, mean_of_samples, unit_length
 from .singular import align_vectors, leading_vectors
 from .tuples import Tuples, center_divergence, pairwise_distance, semihard_tuples, tuple_divergence
 from .windows import Spectrum, cut_windows, edge_distance, graph_factor, spectral_distance, spectrum, unit_rows
@@ -25,10 +25,10 @@ __all__ = [
     'graph_divergence',
     'graph_factor',
     'info_nce',
+    'kl_divergence',
     'leading_vectors',
     'low_pass',
-    'low_pass_kernel',
-    'multi_scale_low_pass',
+    'mean_of_samples',
     'pairwise_distance',
     'random_mask',
     'semihard_tuples',
@@ -36,6 +36,6 @@ __all__ = [
     'spectral_distance',
     'spectrum',
     'tuple_divergence',
+    'unit_length',
     'unit_rows',
-    'unit_vertices',
 ]

@@ -37,8 +37,8 @@ def check_choice(name: str, given: object, accepted: Sequence[str]) -> None:
         raise argument_error(name, repr(given), 'one of ' + ', '.join(repr(choice) for choice in accepted))
 
 
-def check_integer(name: str, given: object, least: int) -> None:
-    """Raise ``ValueError`` unless ``given`` is an integer of at least ``least``.
+def check_integer(name: str, given: object, least: int, *, optional: bool = False) -> None:
+    """Raise ``ValueError`` unless ``given`` is an integer of at least ``least`` (or ``None``, if ``optional``).
 
     Example:
         >>> check_integer('k', 0, 1)
@@ -46,8 +46,10 @@ def check_integer(name: str, given: object, least: int) -> None:
         ...
         ValueError: k: got 0, accepted is an integer >= 1
     """
+    if given is None and optional:
+        return
     if isinstance(given, bool) or not isinstance(given, int) or given < least:
-        raise argument_error(name, repr(given), f'an integer >= {least}')
+        raise argument_error(name, repr(given), ('None or ' if optional else '') + f'an integer >= {least}')
 
 
 def check_number(name: str, given: object, *, positive: bool = False) -> None:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from .arguments import argument_error, check_number
-from .precision import no_autocast, widen
+from .precision import in_full_precision
 
 
+@in_full_precision
 def spatial_attention(
     features: Tensor, temperature: float = 0.5, normalize: bool = False, valid: Tensor | None = None
 ) -> Tensor:
@@ -35,15 +36,13 @@ def spatial_attention(
         tensor([[[[0.2384, 1.7616],
                   [0.2384, 1.7616]]]])
     """
-    features = _checked(features, temperature)
-    with no_autocast(features):
-        (features,) = widen(features)
-        activity = features.abs().mean(1, keepdim=True)
-        valid = None if valid is None else valid.flatten(2)
-        weights = _softmax(activity.flatten(2), temperature, normalize, valid)
-        return weights.reshape(activity.shape)
+    _check(features, temperature)
+    activity = features.abs().mean(1, keepdim=True)
+    valid = None if valid is None else valid.flatten(2)
+    return _softmax(activity.flatten(2), temperature, normalize, valid).reshape(activity.shape)
 
 
+@in_full_precision
 def channel_attention(features: Tensor, temperature: float = 0.5, normalize: bool = False) -> Tensor:
     r"""Which channels are active: :math:`C \cdot \mathrm{softmax}(\mathrm{mean}_{hw} |F| / \tau)`.
 
@@ -66,19 +65,15 @@ def channel_attention(features: Tensor, temperature: float = 0.5, normalize: boo
         >>> channel_attention(torch.tensor([[[[0.0, 0.0]], [[-1.0, 1.0]]]])).flatten()
         tensor([0.2384, 1.7616])
     """
-    features = _checked(features, temperature)
-    with no_autocast(features):
-        (features,) = widen(features)
-        activity = features.abs().flatten(2).mean(-1)
-        weights = _softmax(activity, temperature, normalize)
-        return weights.reshape(*weights.shape, *(1 for _ in features.shape[2:]))
+    _check(features, temperature)
+    weights = _softmax(features.abs().flatten(2).mean(-1), temperature, normalize)
+    return weights.reshape(*weights.shape, *(1 for _ in features.shape[2:]))
 
 
-def _checked(features: Tensor, temperature: float) -> Tensor:
+def _check(features: Tensor, temperature: float) -> None:
     check_number('temperature', temperature, positive=True)
     if features.dim() not in (3, 4) or 0 in features.shape[1:]:
         raise argument_error('features', f'shape {tuple(features.shape)}', '(N, C, H, W) or (N, C, L), not empty')
-    return features
 
 
 def _softmax(scores: Tensor, temperature: float, normalize: bool, valid: Tensor | None = None) -> Tensor:

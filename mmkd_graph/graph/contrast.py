@@ -1,19 +1,19 @@
 """Contrast between samples: the teacher's view of a sample against its views of the others."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import argument_error, check_number, check_same_shape
-from .precision import no_autocast, widen
+from .precision import in_full_precision
+from .samples import mean_of_samples
 
 
+@in_full_precision
 def info_nce(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> Tensor:
     r"""InfoNCE over samples, :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`.
 
     The positive of student sample i is the teacher's i, its negatives are the teacher's :math:`j \ne i`. Embeddings
-    that tell nothing apart are not a minimum: if all the teacher's are equal the value is :math:`\log K`, if all the
-    student's are it is at least that (Jensen), and right pairings go below it.
+    that are all equal are not a minimum: if the teacher's are, the value is :math:`\log K`; if the student's are, it is
+    at least that (Jensen). Right pairings go below it.
 
     Args:
         student: Unit vectors of shape (K, D), without unit.
@@ -38,9 +38,5 @@ def info_nce(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> Ten
     if student.dim() != 2:
         raise argument_error('student', f'shape {tuple(student.shape)}', '(K, D)')
     check_same_shape('teacher', teacher, 'student', student)
-    with no_autocast(student):
-        student, teacher = widen(student, teacher)
-        if len(student) == 0:  # a mean over nothing is NaN
-            return (student * teacher).sum()
-        own = torch.arange(len(student), device=student.device)
-        return F.cross_entropy(student @ teacher.mT / temperature, own)
+    scores = student @ teacher.mT / temperature
+    return -mean_of_samples(scores.log_softmax(dim=1).diagonal())

@@ -3,9 +3,11 @@
 from torch import Tensor
 
 from .arguments import argument_error, check_integer, check_same_shape
-from .precision import no_autocast, widen
+from .precision import in_full_precision
+from .samples import kl_divergence
 
 
+@in_full_precision
 def attention_graphs(keys: Tensor, queries: Tensor, heads: int, scaled: bool = False) -> Tensor:
     """Inner products of all keys with all queries, in each head.
 
@@ -36,13 +38,12 @@ def attention_graphs(keys: Tensor, queries: Tensor, heads: int, scaled: bool = F
     if keys.dim() != 2 or keys.shape[1] % heads:
         raise argument_error('keys', f'shape {tuple(keys.shape)}', f'(K, {heads} * D)')
     check_same_shape('queries', queries, 'keys', keys)
-    with no_autocast(keys):
-        keys, queries = widen(keys, queries, name='keys')
-        keys, queries = (x.unflatten(1, (heads, -1)).transpose(0, 1) for x in (keys, queries))
-        graphs = keys @ queries.mT
-        return graphs / keys.shape[-1] ** 0.5 if scaled else graphs
+    keys, queries = (x.unflatten(1, (heads, -1)).transpose(0, 1) for x in (keys, queries))
+    graphs = keys @ queries.mT
+    return graphs / keys.shape[-1] ** 0.5 if scaled else graphs
 
 
+@in_full_precision
 def graph_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     r"""KL(softmax(tanh :math:`G_S`) ‖ softmax(tanh :math:`G_T`)) over the queries, per head and key.
 
@@ -64,12 +65,10 @@ def graph_divergence(student: Tensor, teacher: Tensor) -> Tensor:
         tensor([[0.3278]])
     """
     check_same_shape('teacher', teacher, 'student', student)
-    with no_autocast(student):
-        student, teacher = widen(student, teacher.detach(), name='student')
-        log_s, log_t = student.tanh().log_softmax(-1), teacher.tanh().log_softmax(-1)
-        return (log_s.exp() * (log_s - log_t)).sum(-1)
+    return kl_divergence(student.tanh().log_softmax(-1), teacher.detach().tanh().log_softmax(-1))
 
 
+@in_full_precision
 def attend(graphs: Tensor, values: Tensor, kept: Tensor) -> Tensor:
     """Mean of the values under each head's softmax, heads side by side; heads that are not kept give zeros.
 
@@ -96,7 +95,5 @@ def attend(graphs: Tensor, values: Tensor, kept: Tensor) -> Tensor:
     if graphs.dim() != 3 or values.dim() != 2 or graphs.shape[2] != len(values) or kept.shape != graphs.shape[:1]:
         given = f'shapes {tuple(graphs.shape)}, {tuple(values.shape)} and {tuple(kept.shape)}'
         raise argument_error('graphs, values, kept', given, '(heads, K, K), (K, D) and (heads,)')
-    with no_autocast(graphs):
-        graphs, values = widen(graphs, values, name='graphs')
-        weights = graphs.softmax(-1) * kept.view(-1, 1, 1)
-        return (weights @ values).transpose(0, 1).flatten(1)
+    weights = graphs.softmax(-1) * kept.view(-1, 1, 1)
+    return (weights @ values).transpose(0, 1).flatten(1)

@@ -1,8 +1,8 @@
 """Numeric precision of the graph mathematics: float32 or better, whatever the training loop runs in."""
 
-from collections.abc import Callable
-from functools import wraps
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from functools import reduce, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,59 +12,19 @@ from .arguments import argument_error
 Result = TypeVar('Result')
 
 
-def widen(*tensors: Tensor, name: str = 'features') -> tuple[Tensor, ...]:
-    """Bring floating-point tensors to one type of at least float32.
-
-    float16 and bfloat16 become float32; if any tensor is float64, all of them become float64.
-
-    Args:
-        *tensors: Floating-point tensors of any shape.
-        name: Name of the argument they came from, for the error.
-
-    Returns:
-        The tensors in their common type, in order.
-
-    Raises:
-        ValueError: If a tensor is not of a real floating-point type.
+def wide_type(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The type that real tensors are computed in: float32, or float64 if any of them is.
 
     Example:
         >>> import torch
-        >>> a, b = widen(torch.ones(2, dtype=torch.float16), torch.ones(2, dtype=torch.bfloat16))
-        >>> a.dtype, b.dtype
-        (torch.float32, torch.float32)
+        >>> wide_type([torch.ones(2, dtype=torch.float16), torch.ones(2, dtype=torch.bfloat16)])
+        torch.float32
     """
-    dtype = torch.float32
-    for tensor in tensors:
-        if not torch.is_floating_point(tensor):
-            raise argument_error(name, f'a tensor of {tensor.dtype}', 'a real floating-point tensor')
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
-
-
-def no_autocast(tensor: Tensor) -> torch.autocast:
-    """Context in which autocast leaves the operations on ``tensor``'s device alone.
-
-    Args:
-        tensor: A tensor of any shape; only its device is read.
-
-    Returns:
-        A context manager.
-
-    Example:
-        >>> import torch
-        >>> x = torch.eye(2)
-        >>> with torch.autocast('cpu', dtype=torch.bfloat16):
-        ...     inside = (x @ x).dtype
-        ...     with no_autocast(x):
-        ...         shielded = (x @ x).dtype
-        >>> inside, shielded
-        (torch.bfloat16, torch.float32)
-    """
-    return torch.autocast(device_type=tensor.device.type, enabled=False)
+    return reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
 
 
 def in_full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Decorator of a function of tensors alone: they come widened, and autocast leaves its operations alone.
+    """Decorator: floating-point tensors among the arguments come in one wide type, and autocast is off.
 
     Example:
         >>> import torch
@@ -77,8 +37,17 @@ def in_full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
     """
 
     @wraps(function)
-    def run(*tensors: Tensor) -> Result:
-        with no_autocast(tensors[0]):
-            return function(*widen(*tensors))
+    def run(*args: Any, **options: Any) -> Result:
+        tensors = [x for x in (*args, *options.values()) if _is_floating(x)]
+        if not tensors:
+            raise argument_error(function.__name__, 'none', 'at least one floating-point tensor')
+        dtype = wide_type(tensors)
+        args, values = ([x.to(dtype) if _is_floating(x) else x for x in given] for given in (args, options.values()))
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return function(*args, **dict(zip(options, values, strict=True)))
 
     return run
+
+
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from .arguments import argument_error, check_integer, check_number
-from .precision import no_autocast, widen
+from .precision import in_full_precision
 
 # A singular value below 1e-3 of the largest is, squared, within rounding of zero in float32: no direction of its own.
 DEAD_RATIO = 1e-6
 
 
+@in_full_precision
 def leading_vectors(maps: Tensor, k: int = 1, damping: float = 1e-2) -> Tensor:
     r"""The k leading right singular vectors of each map, read as a matrix of L = H·W cells and C channels.
 
@@ -50,36 +51,34 @@ def leading_vectors(maps: Tensor, k: int = 1, damping: float = 1e-2) -> Tensor:
     check_number('damping', damping)
     if maps.dim() not in (3, 4) or 0 in maps.shape[1:]:
         raise argument_error('maps', f'shape {tuple(maps.shape)}', '(B, C, H, W) or (B, C, L), not empty')
-    with no_autocast(maps):
-        (maps,) = widen(maps, name='maps')
-        cells = maps.flatten(2).mT
-        if not len(cells):
-            return cells[:, :k]
-        # The vectors do not depend on the scale, so a detached one changes no gradient.
-        peak = cells.detach().abs().amax((1, 2), keepdim=True)
-        finite = peak.isfinite()
-        cells = torch.where(finite, cells / torch.where(peak > 0, peak, 1), 0)
-        fixed = cells.detach()
-        values, left = exact_eigenpairs(fixed @ fixed.mT)
-        values, left = values.flip(1), left.flip(2)
-        k = min(k, *fixed.shape[1:])
-        top = torch.where(values[:, :1] > 0, values[:, :1], 1)
-        live = values > DEAD_RATIO * top
-        vectors = torch.where(live[:, None, :k], fixed.mT @ left[..., :k], 0)
-        vectors = torch.nn.functional.normalize(vectors, dim=1)
-        vectors = torch.where((fixed @ vectors).sum(1, keepdim=True) < 0, -vectors, vectors)
-        vectors = torch.where(finite, vectors, torch.nan)
-        if not cells.requires_grad or not torch.is_grad_enabled():
-            return vectors.mT
-        change = cells.mT @ (cells @ vectors)
-        change = change - change.detach()  # zero; its gradient is that of d(XᵀX) vᵢ
-        edge = (damping * top).square().unsqueeze(1)
-        own = values[:, None, :k]
-        null = torch.where(live[:, None, :k], _damped(own, edge), 0)
-        known = torch.where(live[:, None, :k], _damped(own - values.unsqueeze(2), edge), 0)
-        share = torch.where(live.unsqueeze(2), (known - null) / torch.where(live, values, 1).unsqueeze(2), 0)
-        along = fixed.mT @ (left @ (share * (left.mT @ (fixed @ change))))
-        return (vectors + null * change + along).mT
+    cells = maps.flatten(2).mT
+    if not len(cells):
+        return cells[:, :k]
+    # The vectors do not depend on the scale, so a detached one changes no gradient.
+    peak = cells.detach().abs().amax((1, 2), keepdim=True)
+    finite = peak.isfinite()
+    cells = torch.where(finite, cells / torch.where(peak > 0, peak, 1), 0)
+    fixed = cells.detach()
+    values, left = exact_eigenpairs(fixed @ fixed.mT)
+    values, left = values.flip(1), left.flip(2)
+    k = min(k, *fixed.shape[1:])
+    top = torch.where(values[:, :1] > 0, values[:, :1], 1)
+    live = values > DEAD_RATIO * top
+    vectors = torch.where(live[:, None, :k], fixed.mT @ left[..., :k], 0)
+    vectors = torch.nn.functional.normalize(vectors, dim=1)
+    vectors = torch.where((fixed @ vectors).sum(1, keepdim=True) < 0, -vectors, vectors)
+    vectors = torch.where(finite, vectors, torch.nan)
+    if not cells.requires_grad or not torch.is_grad_enabled():
+        return vectors.mT
+    change = cells.mT @ (cells @ vectors)
+    change = change - change.detach()  # zero; its gradient is that of d(XᵀX) vᵢ
+    edge = (damping * top).square().unsqueeze(1)
+    own = values[:, None, :k]
+    null = torch.where(live[:, None, :k], _damped(own, edge), 0)
+    known = torch.where(live[:, None, :k], _damped(own - values.unsqueeze(2), edge), 0)
+    share = torch.where(live.unsqueeze(2), (known - null) / torch.where(live, values, 1).unsqueeze(2), 0)
+    along = fixed.mT @ (left @ (share * (left.mT @ (fixed @ change))))
+    return (vectors + null * change + along).mT
 
 
 def align_vectors(student: Tensor, teacher: Tensor) -> Tensor:

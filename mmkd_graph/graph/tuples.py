@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .arguments import argument_error, check_integer, check_number
-from .precision import no_autocast, widen
+from .precision import in_full_precision
+from .samples import kl_divergence, mean_of_samples
 
 
 class Tuples(NamedTuple):
@@ -32,6 +33,7 @@ class Tuples(NamedTuple):
 
 
 @torch.no_grad()
+@in_full_precision
 def semihard_tuples(
     embeddings: Tensor, labels: Tensor, margin: float = 0.2, num_negatives: int | None = None
 ) -> Tuples:
@@ -65,28 +67,27 @@ def semihard_tuples(
         (tensor([0]), tensor([1]), tensor([[2, 3]]))
     """
     check_number('margin', margin, positive=True)
-    if num_negatives is not None:
-        check_integer('num_negatives', num_negatives, 1)
+    check_integer('num_negatives', num_negatives, 1, optional=True)
     if embeddings.dim() != 2 or labels.shape != embeddings.shape[:1]:
         given = f'shapes {tuple(embeddings.shape)} and {tuple(labels.shape)}'
         raise argument_error('embeddings, labels', given, '(K, D) and (K,)')
-    with no_autocast(embeddings):
-        distance = pairwise_distance(embeddings)
-        alike = labels.unsqueeze(0) == labels.unsqueeze(1)
-        ranked, order = distance.masked_fill(alike, torch.inf).sort(dim=1, stable=True)
-        first = torch.searchsorted(ranked, distance, right=True)
-        count = torch.searchsorted(ranked, distance + margin, right=True) - first
-        count.masked_fill_(~alike | torch.eye(len(labels), dtype=torch.bool, device=labels.device), 0)
-        if num_negatives is not None:
-            count.clamp_(max=num_negatives)
-        anchors, positives = count.nonzero(as_tuple=True)
-        first, count = first[anchors, positives].unsqueeze(1), count[anchors, positives].unsqueeze(1)
-        places = torch.arange(int(count.max()) if len(count) else 0, device=labels.device)
-        mask = places < count
-        negatives = order[anchors.unsqueeze(1), torch.where(mask, first + places, 0)]
-        return Tuples(anchors, positives, negatives, mask)
+    distance = pairwise_distance(embeddings)
+    alike = labels.unsqueeze(0) == labels.unsqueeze(1)
+    ranked, order = distance.masked_fill(alike, torch.inf).sort(dim=1, stable=True)
+    first = torch.searchsorted(ranked, distance, right=True)
+    count = torch.searchsorted(ranked, distance + margin, right=True) - first
+    count.masked_fill_(~alike | torch.eye(len(labels), dtype=torch.bool, device=labels.device), 0)
+    if num_negatives is not None:
+        count.clamp_(max=num_negatives)
+    anchors, positives = count.nonzero(as_tuple=True)
+    first, count = first[anchors, positives].unsqueeze(1), count[anchors, positives].unsqueeze(1)
+    places = torch.arange(int(count.max()) if len(count) else 0, device=labels.device)
+    mask = places < count
+    negatives = order[anchors.unsqueeze(1), torch.where(mask, first + places, 0)]
+    return Tuples(anchors, positives, negatives, mask)
 
 
+@in_full_precision
 def pairwise_distance(embeddings: Tensor) -> Tensor:
     """Euclidean distances between all rows; between equal rows 0, with gradient 0.
 
@@ -107,12 +108,11 @@ def pairwise_distance(embeddings: Tensor) -> Tensor:
     """
     if embeddings.dim() != 2:
         raise argument_error('embeddings', f'shape {tuple(embeddings.shape)}', '(K, D)')
-    with no_autocast(embeddings):
-        (embeddings,) = widen(embeddings, name='embeddings')
-        # Through inner products, as for larger K by default, small distances would be rounding errors.
-        return torch.cdist(embeddings, embeddings, compute_mode='donot_use_mm_for_euclid_dist')
+    # Through inner products, as for larger K by default, small distances would be rounding errors.
+    return torch.cdist(embeddings, embeddings, compute_mode='donot_use_mm_for_euclid_dist')
 
 
+@in_full_precision
 def tuple_divergence(student: Tensor, teacher: Tensor, tuples: Tuples, temperature: float = 4.0) -> Tensor:
     r"""How differently two models compare the members of tuples with their anchor.
 
@@ -143,20 +143,19 @@ def tuple_divergence(student: Tensor, teacher: Tensor, tuples: Tuples, temperatu
     check_number('temperature', temperature, positive=True)
     if len(student) != len(teacher):
         raise argument_error('teacher', f'{len(teacher)} instances', f'those of student, {len(student)}')
-    with no_autocast(student):
-        logs = []
-        for embeddings in (student, teacher.detach()):
-            distance = pairwise_distance(embeddings)
-            anchors = tuples.anchors.unsqueeze(1)
-            others = torch.cat([tuples.positives.unsqueeze(1), tuples.negatives], dim=1)
-            there = torch.cat([torch.ones_like(anchors, dtype=torch.bool), tuples.mask], dim=1)
-            # Not -inf: the logarithm of what is not there is multiplied by 0 below.
-            scores = (-distance[anchors, others] / temperature).masked_fill(~there, -1e4)
-            logs.append(scores.log_softmax(dim=1))
-        log_s, log_t = logs
-        return _mean_divergence(log_s, log_t)
+    anchors = tuples.anchors.unsqueeze(1)
+    others = torch.cat([tuples.positives.unsqueeze(1), tuples.negatives], dim=1)
+    there = torch.cat([torch.ones_like(anchors, dtype=torch.bool), tuples.mask], dim=1)
+
+    def log_comparison(embeddings: Tensor) -> Tensor:
+        scores = -pairwise_distance(embeddings)[anchors, others] / temperature
+        # Not -inf: the logarithm of what is not there is multiplied by 0.
+        return scores.masked_fill(~there, -1e4).log_softmax(dim=1)
+
+    return mean_of_samples(kl_divergence(log_comparison(teacher.detach()), log_comparison(student)))
 
 
+@in_full_precision
 def center_divergence(logits: Tensor, teacher: Tensor, centers: Tensor, temperature: float = 2.0) -> Tensor:
     r"""How a classifier differs from the one that the teacher's class centres make.
 
@@ -187,15 +186,6 @@ def center_divergence(logits: Tensor, teacher: Tensor, centers: Tensor, temperat
     if logits.shape != (len(teacher), len(centers)) or teacher.shape[1:] != centers.shape[1:]:
         given = f'shapes {tuple(logits.shape)}, {tuple(teacher.shape)} and {tuple(centers.shape)}'
         raise argument_error('logits, teacher, centers', given, '(K, n), (K, D) and (n, D)')
-    with no_autocast(logits):
-        logits, teacher, centers = widen(logits, teacher.detach(), centers.detach())
-        if logits.shape[1] < 2:
-            return logits.flatten()[:0].sum()  # one class: nothing to tell apart
-        scores = teacher @ torch.nn.functional.normalize(centers, dim=1).mT
-        return _mean_divergence((logits / temperature).log_softmax(1), (scores / temperature).log_softmax(1))
-
-
-def _mean_divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
-    """Mean over rows of KL(teacher ‖ student); of no rows 0."""
-    rows = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
-    return rows.sum() / max(len(rows), 1)
+    scores = teacher.detach() @ torch.nn.functional.normalize(centers.detach(), dim=1).mT
+    log_s, log_t = ((x / temperature).log_softmax(dim=1) for x in (logits, scores))
+    return mean_of_samples(kl_divergence(log_t, log_s))

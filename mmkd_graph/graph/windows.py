@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .arguments import argument_error, check_integer
-from .precision import in_full_precision, widen
+from .precision import in_full_precision
 from .singular import exact_eigenpairs
 
 DEAD = 1e-4
@@ -42,6 +42,7 @@ class Spectrum(NamedTuple):
     vectors: Tensor
 
 
+@in_full_precision
 def cut_windows(features: Tensor, size: int) -> Tensor:
     """Cut maps into windows of ``size`` × ``size`` cells, from the top left; maps that are smaller stay whole.
 
@@ -64,7 +65,6 @@ def cut_windows(features: Tensor, size: int) -> Tensor:
     check_integer('size', size, 1)
     if features.dim() != 4 or 0 in features.shape[1:]:
         raise argument_error('features', f'shape {tuple(features.shape)}', '(N, C, H, W), not empty')
-    (features,) = widen(features)
     n, c, h, w = features.shape
     rows, columns = min(size, h), min(size, w)
     if h % rows or w % columns:

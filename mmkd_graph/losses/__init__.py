@@ -1,27 +1,18 @@
-"""Distillation losses: one file per method, one registered class each."""
+"""Distillation losses: one file per method, one registered class each. Every file of this folder is imported."""
 
-from .crg import CRGLoss
-from .cwd import CWDLoss
-from .fgd import FGDLoss
-from .fitnet import FitNetLoss
-from .interface import DistillContext, PyramidLoss, PyramidSpec
-from .lfcc import LFCCLoss
-from .mgd import MGDLoss
-from .mhgd import MHGDLoss
-from .pkd import PKDLoss
-from .refilled import REFILLEDLoss
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    'CRGLoss',
-    'CWDLoss',
-    'DistillContext',
-    'FGDLoss',
-    'FitNetLoss',
-    'LFCCLoss',
-    'MGDLoss',
-    'MHGDLoss',
-    'PKDLoss',
-    'PyramidLoss',
-    'PyramidSpec',
-    'REFILLEDLoss',
-]
+from mmkd_graph.registry import MODELS
+
+from .base import DistillContext, PyramidLoss, PyramidSpec
+
+for _module in iter_modules(__path__):
+    import_module(f'{__name__}.{_module.name}')
+
+LOSSES = {name: kind for name, kind in MODELS.module_dict.items() if kind.__module__.startswith(f'{__name__}.')}
+"""Every loss that a file of this folder registers, by the name of its class."""
+
+globals().update(LOSSES)
+
+__all__ = ['LOSSES', 'DistillContext', 'PyramidLoss', 'PyramidSpec', *LOSSES]

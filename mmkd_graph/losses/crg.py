@@ -9,11 +9,10 @@ from torch import Tensor
 
 from mmkd_graph.graph import channel_attention, spatial_attention
 from mmkd_graph.graph.arguments import check_integer, check_number
-from mmkd_graph.graph.precision import no_autocast, widen
 from mmkd_graph.graph.windows import cut_windows, edge_distance, graph_factor, spectral_distance, unit_rows
 from mmkd_graph.registry import MODELS
 
-from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
+from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, term_weights
 
 QUIET = 1e-3
 """A level whose energy is below this share of the mean level's counts no more than one that has as much."""
@@ -30,10 +29,17 @@ class _Level(NamedTuple):
     valid: Tensor  # (N, 1, H, W)
     channels: Tensor  # (N, C), weights that are 1 on average
 
-    def energy(self, features: Tensor) -> Tensor:
-        """(N,) weighted mean squares over the valid cells and the channels."""
-        squares = features.square().sum((2, 3)) / self.valid.sum((2, 3))
-        return (squares * self.channels).mean(dim=1)
+
+class _Windows(NamedTuple):
+    """Unit rows (N, K, C, L) of both sides in K windows, and how many cells of each are valid (N, K)."""
+
+    student: Tensor
+    teacher: Tensor
+    cells: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of (N, K) values, by valid cells."""
+        return (values * self.cells).sum() / self.cells.sum()
 
 
 @MODELS.register_module()
@@ -55,8 +61,7 @@ class CRGLoss(PyramidLoss):
 
     The teacher's spatial attention weighs the cells of all three, its channel attention the vertices'. Cells beyond
     an image's own shape do not count. Windows of all images are averaged by their valid cells, vertices over the
-    images, levels by ``level_weights``. Everything is computed in float32 under autocast, without a matrix of
-    channels × channels.
+    images, levels by ``level_weights``. No matrix of channels × channels is made.
 
     Args:
         vertex_weight: :math:`\alpha`; 0 switches the term off, as with the other two.
@@ -64,8 +69,8 @@ class CRGLoss(PyramidLoss):
         spectral_weight: :math:`\gamma`.
         window: p, in cells, from 2 (1 leaves signs alone). The map's side where that is smaller.
         temperature: of the attention's two softmaxes, over activities divided by their mean; ``None``: no attention.
-        level_weights: ``'cells'``, ``'alike'``, or one number per paired level, finest first: see
-            :func:`~mmkd_graph.losses.interface.level_shares`.
+        level_weights: ``'area'``, ``'equal'``, or one number per paired level, finest first: see
+            :func:`~mmkd_graph.losses.base.level_shares`.
 
     Raises:
         ValueError: for a number or choice outside what is accepted; names the key.
@@ -73,7 +78,9 @@ class CRGLoss(PyramidLoss):
     Example:
         >>> x = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
         >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(48, 48))
-        >>> {term: round(value.item(), 4) for term, value in CRGLoss()((x,), (x,), context).items()}
+        >>> loss = CRGLoss()
+        >>> loss.bind(PyramidSpec(strides=(8,), student_channels=(8,), teacher_channels=(8,), name='crg'))
+        >>> {term: round(value.item(), 4) for term, value in loss((x,), (x,), context).items()}
         {'vertex': 0.0, 'edge': 0.0, 'spectral': 0.0}
     """
 
@@ -84,44 +91,36 @@ class CRGLoss(PyramidLoss):
         spectral_weight: float = 1.0,
         window: int = 4,
         temperature: float | None = 2.0,
-        level_weights: LevelWeights = 'cells',
+        level_weights: LevelWeights = 'area',
     ) -> None:
         super().__init__()
-        self.weights = dict(vertex=vertex_weight, edge=edge_weight, spectral=spectral_weight)
-        for term, weight in self.weights.items():
-            check_number(f'{term}_weight', weight)
-        if not any(self.weights.values()):
-            raise ValueError(
-                'vertex_weight, edge_weight and spectral_weight are all 0: nothing is left; accepted: at least one '
-                '> 0 (loss_weight=0 switches the whole loss off)'
-            )
+        self.weights = term_weights(vertex=vertex_weight, edge=edge_weight, spectral=spectral_weight)
         check_integer('window', window, 1)
         if temperature is not None:
             check_number('temperature', temperature, positive=True)
         self.window, self.temperature, self.level_weights = window, temperature, level_weights
 
     def bind(self, spec: PyramidSpec) -> None:
-        """Check ``level_weights`` against the paired levels."""
-        level_shares(self.level_weights, spec.strides, f'losses.{spec.name}.level_weights')
+        """Read ``level_weights`` for the paired levels."""
+        self.shares = level_shares(self.level_weights, spec.strides, spec.name)
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``vertex``, ``edge`` and ``spectral`` of levels (N, C_l, H_l, W_l), as far as switched on."""
-        with no_autocast(student[0]):
-            student, teacher = widen(*student), widen(*(x.detach() for x in teacher))
-            levels = [
-                self._weighted(s, t, context.valid_cells(t, stride))
-                for s, t, stride in zip(student, teacher, context.strides, strict=True)
-            ]
-            terms = {}
-            if self.weights['vertex']:
-                terms['vertex'] = self._vertices(levels)
-            if self.weights['edge'] or self.weights['spectral']:
-                graphs = [self._graphs(level) for level in levels]
-                terms |= {name: torch.stack([graph[name] for graph in graphs]) for name in graphs[0]}
-        shares = level_shares(self.level_weights, context.strides)
+        levels = [
+            self._weighted(s, t, context.valid_cells(t, stride))
+            for s, t, stride in zip(student, teacher, context.strides, strict=True)
+        ]
+        values = {}
+        if self.weights['vertex']:
+            values['vertex'] = vertex_values(levels)
+        if self.weights['edge'] or self.weights['spectral']:
+            graphs = [self._windows(level) for level in levels]
+            for term, value in (('edge', edge_value), ('spectral', spectral_value)):
+                if self.weights[term]:
+                    values[term] = map(value, graphs)
         return {
-            name: self.weights[name] * sum(share * value for share, value in zip(shares, values, strict=True))
-            for name, values in terms.items()
+            term: self.weights[term] * sum(share * value for share, value in zip(self.shares, of_levels, strict=True))
+            for term, of_levels in values.items()
         }
 
     def _weighted(self, student: Tensor, teacher: Tensor, valid: Tensor) -> _Level:
@@ -135,24 +134,36 @@ class CRGLoss(PyramidLoss):
         root = cells.sqrt()
         return _Level(student * root, teacher * root, valid, channels)
 
-    def _vertices(self, levels: list[_Level]) -> Tensor:
-        """(L,) values of the levels."""
-        errors, energies = zip(*((x.energy(x.student - x.teacher), x.energy(x.teacher)) for x in levels), strict=True)
-        return vertex_distance(torch.stack(errors), torch.stack(energies)).mean(dim=1)
-
-    def _graphs(self, level: _Level) -> dict[str, Tensor]:
-        """Scalar values of one level."""
+    def _windows(self, level: _Level) -> _Windows:
         s, t = (unit_rows(cut_windows(x, self.window)) for x in (level.student, level.teacher))
-        cells = cut_windows(level.valid.to(s), self.window).sum((2, 3))  # (N, K)
-        distances = {}
-        if self.weights['edge']:
-            distance, energy = edge_distance(s, t)
-            # unit rows without a dead one have at least that energy
-            distances['edge'] = distance / energy.clamp(min=t.shape[2] ** 2 / t.shape[3])
-        if self.weights['spectral']:
-            distance, energy = spectral_distance(graph_factor(s), graph_factor(t))
-            distances['spectral'] = distance / energy.clamp(min=STRUCTURELESS)
-        return {name: (value * cells).sum() / cells.sum() for name, value in distances.items()}
+        return _Windows(s, t, cells=cut_windows(level.valid.to(s), self.window).sum((2, 3)))
+
+
+def vertex_values(levels: list[_Level]) -> Tensor:
+    """Weighted squared differences of the features over the teacher's energy: (L,), means over the images."""
+
+    def energy(features: Tensor, level: _Level) -> Tensor:
+        """(N,) weighted mean squares over the valid cells and the channels."""
+        squares = features.square().sum((2, 3)) / level.valid.sum((2, 3))
+        return (squares * level.channels).mean(dim=1)
+
+    errors = torch.stack([energy(x.student - x.teacher, x) for x in levels])
+    energies = torch.stack([energy(x.teacher, x) for x in levels])
+    return vertex_distance(errors, energies).mean(dim=1)
+
+
+def edge_value(windows: _Windows) -> Tensor:
+    """Squared difference of the cosines over the teacher's energy."""
+    distance, energy = edge_distance(windows.student, windows.teacher)
+    # Unit rows without a dead one have at least that energy.
+    least = windows.teacher.shape[2] ** 2 / windows.teacher.shape[3]
+    return windows.mean(distance / energy.clamp(min=least))
+
+
+def spectral_value(windows: _Windows) -> Tensor:
+    """Difference in the teacher's spectral embedding over the embedding's own."""
+    distance, energy = spectral_distance(graph_factor(windows.student), graph_factor(windows.teacher))
+    return windows.mean(distance / energy.clamp(min=STRUCTURELESS))
 
 
 def vertex_distance(errors: Tensor, energies: Tensor) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from mmkd_graph.graph import kl_divergence
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.graph.precision import no_autocast, widen
 from mmkd_graph.registry import MODELS
 
-from .interface import DistillContext, Pyramid, PyramidLoss
+from .base import DistillContext, Pyramid, PyramidLoss
 
 
 @MODELS.register_module()
@@ -48,8 +47,6 @@ class CWDLoss(PyramidLoss):
         """Term ``divergence`` of levels (N, C_l, H_l, W_l)."""
         total = 0
         for s, t in zip(student, teacher, strict=True):
-            with no_autocast(s):
-                s, t = (F.log_softmax(x.flatten(2) / self.tau, dim=-1) for x in widen(s, t))
-                divergence = F.kl_div(s, t, reduction='sum', log_target=True)
-                total = total + self.tau**2 * divergence / (s.shape[0] * s.shape[1])
+            log_s, log_t = ((x.flatten(2) / self.tau).log_softmax(dim=-1) for x in (s, t))
+            total = total + self.tau**2 * kl_divergence(log_t, log_s).mean()
         return {'divergence': self.divergence_weight * total}

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from mmkd_graph.graph import background_mask, channel_attention, foreground_mask, spatial_attention
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.graph.precision import no_autocast, widen
 from mmkd_graph.necks import horizontal_boxes
 from mmkd_graph.registry import MODELS
 
-from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+from .base import DistillContext, Pyramid, PyramidLoss, PyramidSpec, term_weights
 
 
 @MODELS.register_module()
@@ -67,14 +66,12 @@ class FGDLoss(PyramidLoss):
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
-        self.weights = dict(
+        self.weights = term_weights(
             foreground=foreground_weight,
             background=background_weight,
             attention=attention_weight,
             relation=relation_weight,
         )
-        for term, weight in self.weights.items():
-            check_number(f'{term}_weight', weight)
         check_number('temperature', temperature, positive=True)
         self.temperature = temperature
 
@@ -99,28 +96,37 @@ class FGDLoss(PyramidLoss):
         """
         totals = {term: 0 for term, weight in self.weights.items() if weight}
         for level, (s, t) in enumerate(zip(student, teacher, strict=True)):
-            with no_autocast(s):
-                s, t = widen(s, t)
-                for term, value in self._level(level, s, t, context).items():
-                    totals[term] = totals[term] + self.weights[term] * value / len(s)
+            sums = self._level(level, s, t, context)
+            totals = {term: total + self.weights[term] * sums[term] / len(s) for term, total in totals.items()}
         return totals
 
     def _level(self, level: int, student: Tensor, teacher: Tensor, context: DistillContext) -> dict[str, Tensor]:
-        """Sums over images, as far as switched on."""
-        sums, tau = {}, self.temperature
-        spatial, channel = spatial_attention(teacher, tau), channel_attention(teacher, tau)
+        """Sums over images, positions and channels."""
+        sums = {}
+        attention_t = attention(teacher, self.temperature)
         if self.weights['foreground'] or self.weights['background']:
             boxes = [horizontal_boxes(sample.gt_instances.bboxes).to(student.device) for sample in context.data_samples]
             foreground = foreground_mask(boxes, student.shape[-2:], context.strides[level])
-            squared = ((student - teacher).square() * channel).sum(1, keepdim=True) * spatial
-            sums['foreground'] = (squared * foreground).sum()
-            sums['background'] = (squared * background_mask(foreground)).sum()
+            squares = focal_squares(student, teacher, attention_t)
+            sums['foreground'] = (squares * foreground).sum()
+            sums['background'] = (squares * background_mask(foreground)).sum()
         if self.weights['attention']:
-            sums['attention'] = (spatial_attention(student, tau) - spatial).abs().sum()
-            sums['attention'] = sums['attention'] + (channel_attention(student, tau) - channel).abs().sum()
+            attention_s = attention(student, self.temperature)
+            sums['attention'] = sum((s - t).abs().sum() for s, t in zip(attention_s, attention_t, strict=True))
         if self.weights['relation']:
             # Levels may be cropped; the block takes views.
             student, teacher = student.contiguous(), teacher.contiguous()
             difference = self.student_blocks[level](student) - self.teacher_blocks[level](teacher)
             sums['relation'] = difference.square().sum()
-        return {term: value for term, value in sums.items() if self.weights[term]}
+        return sums
+
+
+def attention(level: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Spatial (N, 1, H, W) and channel attention (N, C, 1, 1) of a level (N, C, H, W)."""
+    return spatial_attention(level, temperature), channel_attention(level, temperature)
+
+
+def focal_squares(student: Tensor, teacher: Tensor, attention: tuple[Tensor, Tensor]) -> Tensor:
+    """(N, 1, H, W) squared differences of levels (N, C, H, W), weighted by attention, summed over channels."""
+    spatial, channel = attention
+    return ((student - teacher).square() * channel).sum(1, keepdim=True) * spatial

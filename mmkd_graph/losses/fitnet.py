@@ -6,10 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.graph.precision import no_autocast, widen
 from mmkd_graph.registry import MODELS
 
-from .interface import DistillContext, Pyramid, PyramidLoss
+from .base import DistillContext, Pyramid, PyramidLoss
 
 
 @MODELS.register_module()
@@ -42,8 +41,4 @@ class FitNetLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Term ``mse`` of levels (N, C_l, H_l, W_l)."""
-        total = 0
-        for s, t in zip(student, teacher, strict=True):
-            with no_autocast(s):
-                total = total + F.mse_loss(*widen(s, t))
-        return {'mse': self.mse_weight * total}
+        return {'mse': self.mse_weight * sum(map(F.mse_loss, student, teacher))}

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from mmkd_graph.graph import random_mask
 from mmkd_graph.graph.arguments import argument_error, check_number
-from mmkd_graph.graph.precision import no_autocast, widen
 from mmkd_graph.registry import MODELS
 
-from .interface import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+from .base import DistillContext, Pyramid, PyramidLoss, PyramidSpec
 
 
 @MODELS.register_module()
@@ -70,10 +69,8 @@ class MGDLoss(PyramidLoss):
         """Term ``generation`` of levels (N, C_l, H_l, W_l)."""
         generator, total = self._generator(student[0].device), 0
         for generate, s, t in zip(self.generation, student, teacher, strict=True):
-            with no_autocast(s):
-                s, t = widen(s, t)
-                generated = generate(s * random_mask(len(s), s.shape[-2:], self.mask_ratio, generator))
-                total = total + (generated - t).square().sum() / len(s)
+            generated = generate(s * random_mask(len(s), s.shape[-2:], self.mask_ratio, generator))
+            total = total + (generated - t).square().sum() / len(s)
         return {'generation': self.generation_weight * total}
 
     def _generator(self, device: torch.device) -> torch.Generator:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmkd_graph.graph import align_vectors, attend, attention_graphs, graph_divergence, leading_vectors
-from mmkd_graph.graph.arguments import check_integer, check_number
-from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
+from mmkd_graph.graph import align_vectors, attend, attention_graphs, graph_divergence, leading_vectors, unit_length
+from mmkd_graph.graph.arguments import check_choice, check_integer, check_number
+from mmkd_graph.necks import draw_cells, pool_instances, read_instances
 from mmkd_graph.registry import MODELS
 
-from .gathering import check_samples, gather_samples
-from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
-
-SAMPLES = ('cells', 'instances', 'images')
+from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, attached_zero, level_shares
 
 
 @MODELS.register_module()
@@ -30,7 +25,7 @@ class MHGDLoss(PyramidLoss):
     level, query = previous level, gives one graph :math:`G` of all samples per head.
 
     - Term ``estimator`` trains that network on the teacher alone: from the previous level's vectors and the graphs it
-      must predict the next level's, 1 - cos, with half of the heads dropped at random. It trains nothing else and is
+      predicts the next level's, 1 - cos, with half of the heads dropped at random. It trains nothing else and is
       not multiplied by the loss's weight (``own_terms``).
     - Term ``graph`` reads the student with the same network, its weights and statistics frozen:
       KL(softmax(tanh :math:`G_S`) ‖ softmax(tanh :math:`G_T`)), the mean over heads and samples. Its gradient goes into
@@ -43,16 +38,16 @@ class MHGDLoss(PyramidLoss):
     come from an eigenvalue problem without gradient and have the damped gradient of first-order perturbation
     (:func:`mmkd_graph.graph.leading_vectors`), not the paper's of an SVD.
 
-    The published reading is ``samples='instances', scaled=False, level_weights='alike'``.
+    The published reading is ``samples='instances', scaled=False, level_weights='equal'``.
 
     Args:
         graph_weight: of the term that teaches the student.
         estimator_weight: of the term that teaches the network, > 0.
         num_heads: attention heads, >= 2.
         scaled: divide the graphs by the square root of a head's channels (arXiv 1706.03762). Without, as published,
-            most of their entries are where tanh is flat, and pull at nothing.
-        level_weights: of the pairs of levels, each by its finer level: ``'cells'``, ``'alike'``, or one number per
-            pair, finest first: see :func:`~mmkd_graph.losses.interface.level_shares`.
+            most of their entries are where tanh is flat and its gradient vanishes.
+        level_weights: of the pairs of levels, each by its finer level: ``'area'``, ``'equal'``, or one number per
+            pair, finest first: see :func:`~mmkd_graph.losses.base.level_shares`.
         samples: ``'cells'`` of the finest level, at most half of them inside of ground-truth boxes
             (:func:`~mmkd_graph.necks.draw_cells`), ``'instances'``, those boxes, or whole ``'images'``.
         max_cells: draw so many of the rank's batch, anew in every pass, by torch's global generator.
@@ -60,7 +55,6 @@ class MHGDLoss(PyramidLoss):
             batched on CUDA.
         student_vectors: candidates for the student's vector of an instance or image.
         max_instances: instances per image, the largest first; ``None`` takes all.
-        gather: take the samples of all ranks together. Not with ``'cells'``, of which a rank has enough.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.
@@ -89,13 +83,12 @@ class MHGDLoss(PyramidLoss):
         estimator_weight: float = 1.0,
         num_heads: int = 8,
         scaled: bool = True,
-        level_weights: LevelWeights = 'cells',
+        level_weights: LevelWeights = 'area',
         samples: str = 'cells',
         max_cells: int = 128,
         pool_size: int = 5,
         student_vectors: int = 4,
         max_instances: int | None = 100,
-        gather: bool = False,
     ) -> None:
         super().__init__()
         check_number('graph_weight', graph_weight, positive=True)
@@ -104,15 +97,16 @@ class MHGDLoss(PyramidLoss):
         check_integer('max_cells', max_cells, 2)
         check_integer('pool_size', pool_size, 1)
         check_integer('student_vectors', student_vectors, 1)
-        check_samples(samples, SAMPLES, gather)
+        check_choice('samples', samples, ('cells', 'instances', 'images'))
         self.graph_weight, self.estimator_weight, self.num_heads = graph_weight, estimator_weight, num_heads
         self.scaled, self.level_weights = scaled, level_weights
-        self.samples, self.max_cells, self.student_vectors, self.gather = samples, max_cells, student_vectors, gather
-        self.pool = InstancePooling(1 if samples == 'cells' else pool_size, max_instances)
+        self.samples, self.max_cells, self.student_vectors = samples, max_cells, student_vectors
+        check_integer('max_instances', max_instances, 1, optional=True)
+        self.max_instances, self.pool_size = max_instances, 1 if samples == 'cells' else pool_size
         self.register_buffer('steps', torch.zeros((), dtype=torch.long))  # the seed of the dropped heads
 
     def bind(self, spec: PyramidSpec) -> None:
-        """Create one attention network for each pair of consecutive levels; check ``level_weights``."""
+        """Create one attention network for each pair of consecutive levels; read ``level_weights``."""
         if len(spec.strides) < 2:
             raise ValueError(
                 f'losses.{spec.name}: graphs are between consecutive levels, but the strides {spec.strides} alone are '
@@ -123,7 +117,7 @@ class MHGDLoss(PyramidLoss):
                 f'losses.{spec.name}: the network of the teacher reads the student, but their channels are '
                 f'{spec.teacher_channels} and {spec.student_channels}; accepted: equal ones'
             )
-        self.shares = level_shares(self.level_weights, spec.strides[:-1], f'losses.{spec.name}.level_weights')
+        self.shares = level_shares(self.level_weights, spec.strides[:-1], spec.name)
         pairs = zip(spec.teacher_channels[:-1], spec.teacher_channels[1:], strict=True)
         self.networks = nn.ModuleList(
             AttentionNetwork(before, after, self.num_heads, self.scaled) for before, after in pairs
@@ -131,23 +125,17 @@ class MHGDLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``graph`` and ``estimator`` of levels (N, C_l, H_l, W_l)."""
-        with torch.autocast(student[0].device.type, enabled=False):
-            s, t = self._vectors(student, teacher, context)
-            if self.gather:
-                s, t = [gather_samples(x) for x in s], [gather_samples(x) for x in t]
-            kept = self._kept_heads()
-            if len(t[0]) < 2:
-                graph = _attached_zero(s)
-                estimator = _attached_zero(list(self.networks.parameters()))
-            else:
-                graphs, estimates = [], []
-                for i, network in enumerate(self.networks):
-                    estimates.append(network.estimator_loss(t[i], t[i + 1], kept[i]))
-                    with torch.no_grad():
-                        wanted = network.graphs(t[i], t[i + 1], frozen=True)
-                    found = network.graphs(s[i], s[i + 1], frozen=True)
-                    graphs.append(self.shares[i] * graph_divergence(found, wanted).mean())
-                graph, estimator = torch.stack(graphs).sum(), torch.stack(estimates).sum()
+        s, t = self._vectors(student, teacher, context)
+        kept = self._kept_heads()
+        if len(t[0]) < 2:
+            graph, estimator = attached_zero(s), attached_zero(self.networks.parameters())
+        else:
+            graph = estimator = 0
+            for i, (network, share) in enumerate(zip(self.networks, self.shares, strict=True)):
+                estimator = estimator + network.estimator_loss(t[i], t[i + 1], kept[i])
+                # Frozen, with the statistics that the teacher has just moved.
+                found, wanted = (network.graphs(x[i], x[i + 1], frozen=True) for x in (s, t))
+                graph = graph + share * graph_divergence(found, wanted).mean()
         return dict(graph=self.graph_weight * graph, estimator=self.estimator_weight * estimator)
 
     def _vectors(
@@ -155,22 +143,19 @@ class MHGDLoss(PyramidLoss):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """(K, C_l) vectors of length 1 of every level: the student's, with gradient, and the teacher's."""
         boxes = self._boxes(context)
-        pooled_s, pooled_t = (
-            self.pool([x.float() for x in pyramid], context.strides, boxes)
-            for pyramid in (student, [x.detach() for x in teacher])
-        )
+        s, t = (pool_instances(pyramid, context.strides, boxes, self.pool_size) for pyramid in (student, teacher))
         if self.samples == 'cells':
-            return [F.normalize(x.flatten(1)) for x in pooled_s], [F.normalize(x.flatten(1)) for x in pooled_t]
-        t = [leading_vectors(x).squeeze(1) for x in pooled_t]
-        return [align_vectors(leading_vectors(x, self.student_vectors), y) for x, y in zip(pooled_s, t, strict=True)], t
+            return [unit_length(x.flatten(1)) for x in s], [unit_length(x.flatten(1)) for x in t]
+        t = [leading_vectors(x).squeeze(1) for x in t]
+        return [align_vectors(leading_vectors(x, self.student_vectors), y) for x, y in zip(s, t, strict=True)], t
 
     def _boxes(self, context: DistillContext) -> list[Tensor]:
         if self.samples == 'cells':
             truth, stride = read_instances(context.data_samples), context.strides[0]
             return draw_cells(truth, context.image_shapes, stride, self.max_cells, background=-1).boxes
         if self.samples == 'instances':
-            return self.pool.read(context.data_samples).boxes
-        return [torch.tensor([[0.0, 0.0, w, h]], device=self.steps.device) for h, w in context.image_shapes]
+            return read_instances(context.data_samples, self.max_instances).boxes
+        return context.image_boxes
 
     def _kept_heads(self) -> Tensor:
         """(pairs, heads) booleans; in training half of the heads of each pair, drawn by the number of the step."""
@@ -213,10 +198,10 @@ class AttentionNetwork(nn.Module):
         return attention_graphs(keys, queries, self.heads, self.scaled)
 
     def estimator_loss(self, before: Tensor, after: Tensor, kept: Tensor) -> Tensor:
-        """Mean of 1 - cos between ``after`` and what is told of it from ``before``; scalar."""
+        """Mean of 1 - cos between ``after`` and what is predicted of it from ``before``; scalar."""
         values = self.value_norm(self.value(before)).relu()
-        told = self.output(attend(self.graphs(before, after), values, kept))
-        return (1 - F.cosine_similarity(told, after, dim=1)).mean()
+        predicted = self.output(attend(self.graphs(before, after), values, kept))
+        return (1 - F.cosine_similarity(predicted, after, dim=1)).mean()
 
 
 class SampleNorm(nn.Module):
@@ -243,7 +228,3 @@ class SampleNorm(nn.Module):
         if frozen:
             return F.batch_norm(x, *statistics, self.weight.detach(), self.bias.detach())
         return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum)
-
-
-def _attached_zero(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([x.flatten()[:0].sum() for x in tensors]).sum()

@@ -1,4 +1,4 @@
-"""Names and options of losses in version 0.1, which configs and checkpoints may still hold; to go in version 0.3."""
+"""Names, options and choices of losses that configs and checkpoints may still hold; to go in version 0.3."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ RENAMED = {
 CHANGED = {
     'ChannelGraphLoss': 'it compares graphs of windows, with their whole spectrum, instead of graphs of whole maps',
     'AttentionGraphLoss': 'it sees the sign of cells, and its own network trains at weight 1',
+    'LowFrequencyContrastiveLoss': 'its filters are averages; the optimizer state of learned ones cannot be resumed '
+    '(load_from takes the weights alone)',
 }
 """Old name of a class that is more than renamed, to what is different."""
 
 _SPECTRUM = 'the whole spectrum is compared, exactly; remove it'
 _GRAPHS = 'a graph has cosines shifted into [0, 1] as edges and is that of a window; remove it'
+_RANK = 'every rank compares its own samples; remove it'
+_AVERAGE = 'a low-pass filter is the average over its window; remove it'
 _ATTENTION = 'temperature=None switches the attention off, a number gives it to cells and to channels of the vertices'
 GONE = {
     'CRGLoss': dict(
@@ -51,13 +55,19 @@ GONE = {
         spatial_attention=_ATTENTION,
         channel_attention=_ATTENTION,
         relational_attention='edges have no attention of their own; remove it',
-    )
+    ),
+    'LFCCLoss': dict(gather=_RANK, student_filters=_AVERAGE, teacher_filters=_AVERAGE),
+    'MHGDLoss': dict(gather=_RANK),
+    'REFILLEDLoss': dict(gather=_RANK),
 }
 """Name of a class to the options that it had, and what takes their place."""
 
+LEVEL_WEIGHTS = {'alike': 'equal', 'cells': 'area'}
+"""Old choice of ``level_weights`` to its name."""
+
 
 def current_config(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A loss's config under the name that its type has; one line in the log says so where it had another.
+    """A loss's config under the names of its type and choices; one line in the log for each that was another.
 
     Args:
         config: ``dict(type=…, …)``.
@@ -80,11 +90,17 @@ def current_config(config: Mapping[str, Any], key: str) -> dict[str, Any]:
         return config
     if place == name and any(_is_of_others(registry, name) for registry in (MODELS, MMDET_MODELS)):
         return config
+    renamed = {}
     if isinstance(kind, str) and name in RENAMED:
         name = RENAMED[name]
-        config['type'] = f'mmkd_graph.{name}'
-        message = f"{key}.type={kind!r} is 'mmkd_graph.{name}' now; the old name works until version 0.3"
+        renamed['type'] = f'mmkd_graph.{name}'
+    weights = config.get('level_weights')
+    if name in RENAMED.values() and isinstance(weights, str) and weights in LEVEL_WEIGHTS:
+        renamed['level_weights'] = LEVEL_WEIGHTS[weights]
+    for option, new in renamed.items():
+        message = f'{key}.{option}={config[option]!r} is {new!r} now; the old name works until version 0.3'
         print_log(message, 'current', logging.WARNING)
+    config |= renamed
     gone = [f'{key}.{option} is gone: {instead}' for option, instead in GONE.get(name, {}).items() if option in config]
     if gone:
         raise ValueError(' | '.join(gone))

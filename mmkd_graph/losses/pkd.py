@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mmkd_graph.graph import unit_vertices
 from mmkd_graph.graph.arguments import check_number
-from mmkd_graph.graph.precision import no_autocast
 from mmkd_graph.registry import MODELS
 
-from .interface import DistillContext, Pyramid, PyramidLoss
+from .base import DistillContext, Pyramid, PyramidLoss
+
+DEAD = 1e-6
+"""A channel whose deviation is below this share of its own root mean square, or of the largest one, is constant."""
 
 
 @MODELS.register_module()
@@ -22,9 +25,9 @@ class PKDLoss(PyramidLoss):
     arXiv 2207.02039).
 
     The paper's 1 - r would need a variance over m; the authors' code (mmrazor) has the unbiased one, over m - 1, and
-    adds 1e-6 to the standard deviation. This follows the code, except that instead of the 1e-6 a dead channel (see
-    :func:`~mmkd_graph.graph.unit_vertices`) becomes zeros that pass no gradient; theirs would be up to a million times
-    that of its neighbours, and is NaN where m = 1.
+    adds 1e-6 to the standard deviation. This follows the code, except that instead of the 1e-6 a constant channel
+    becomes zeros that pass no gradient; theirs would be up to a million times that of its neighbours, and is NaN where
+    m = 1.
 
     Args:
         pearson_weight: weight of the term ``pearson``. The authors take 10 for RetinaNet with a dense teacher, 6 for
@@ -34,7 +37,6 @@ class PKDLoss(PyramidLoss):
         ValueError: for a weight that is not a number >= 0.
 
     Example:
-        >>> import torch
         >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(8, 32))
         >>> x = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])
         >>> loss = PKDLoss(pearson_weight=1.0)
@@ -49,12 +51,15 @@ class PKDLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Term ``pearson`` of levels (N, C_l, H_l, W_l)."""
-        total = 0
-        for s, t in zip(student, teacher, strict=True):
-            with no_autocast(s):
-                s, t = (unit_vertices(x, 'pearson', per='batch') for x in (s, t))
-                _, channels, values = s.shape
-                # Unit variance is a norm of sqrt(m - 1); the vertices have norm 1.
-                share = (values - 1) / (2 * values * channels)
-                total = total + share * (s - t).square().sum()
-        return {'pearson': self.pearson_weight * total}
+        pairs = zip(map(standardized, student), map(standardized, teacher), strict=True)
+        return {'pearson': self.pearson_weight * sum(F.mse_loss(s, t) / 2 for s, t in pairs)}
+
+
+def standardized(level: Tensor) -> Tensor:
+    """Every channel of a level (N, C, H, W) with mean 0 and variance 1 over images and positions; zeros if constant."""
+    centered = level - level.mean((0, 2, 3), keepdim=True)
+    power, variance = (x.detach().square().mean((0, 2, 3), keepdim=True) for x in (level, centered))
+    constant = variance <= DEAD**2 * torch.maximum(power, variance.max())
+    # Two masks: the inner one keeps the quotient finite, the outer one stops its gradient.
+    deviation = torch.linalg.vector_norm(centered, dim=(0, 2, 3), keepdim=True) / max(level[:, 0].numel() - 1, 1) ** 0.5
+    return torch.where(constant, 0, centered / deviation.masked_fill(constant, 1))

@@ -7,15 +7,12 @@ from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmkd_graph.graph import center_divergence, semihard_tuples, tuple_divergence, unit_vertices
-from mmkd_graph.graph.arguments import check_integer, check_number
-from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
+from mmkd_graph.graph import center_divergence, semihard_tuples, tuple_divergence, unit_length
+from mmkd_graph.graph.arguments import check_choice, check_integer, check_number
+from mmkd_graph.necks import draw_cells, pool_instances, read_instances
 from mmkd_graph.registry import MODELS
 
-from .gathering import check_samples, gather_samples
-from .interface import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
-
-SAMPLES = ('cells', 'instances')
+from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, term_weights
 
 
 @MODELS.register_module()
@@ -36,10 +33,6 @@ class REFILLEDLoss(PyramidLoss):
     the teacher's scores for a sample, and a linear classifier on the student's embedding, which the plain student
     does not have, learns their softmax at :math:`\tau_2`. The background is a class here.
 
-    Mining sorts each anchor's negatives once and is written here: a few lines of K² log K steps, no draw, and the same
-    triplets as pytorch-metric-learning's ``TripletMarginMiner(type_of_triplets='semihard')``, which lists K³ of them
-    and has to be grouped into tuples again.
-
     Args:
         num_classes: of the **student's** data set. Must be given.
         embedding_weight: of the tuples; 1000 in the authors' code, in a stage of its own.
@@ -53,10 +46,8 @@ class REFILLEDLoss(PyramidLoss):
         max_instances: instances per image, the largest first; ``None`` takes all.
         centered: compare embeddings relative to the mean of all samples; otherwise what they share, which is most of
             them, makes every distance small.
-        level_weights: of the squared distances: ``'cells'``, ``'alike'``, or one number per paired level, finest
-            first: see :func:`~mmkd_graph.losses.interface.level_shares`.
-        gather: take instances, tuples and present classes from all ranks together. Not with ``'cells'``, of which a
-            rank has enough.
+        level_weights: of the squared distances: ``'area'``, ``'equal'``, or one number per paired level, finest
+            first: see :func:`~mmkd_graph.losses.base.level_shares`.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.
@@ -90,39 +81,34 @@ class REFILLEDLoss(PyramidLoss):
         max_cells: int = 128,
         max_instances: int | None = 100,
         centered: bool = True,
-        level_weights: LevelWeights = 'cells',
-        gather: bool = False,
+        level_weights: LevelWeights = 'area',
     ) -> None:
         super().__init__()
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(
                 f"num_classes={num_classes!r}; accepted: the classes of the student's data set, an integer >= 1"
             )
-        check_number('embedding_weight', embedding_weight)
-        check_number('classifier_weight', classifier_weight)
-        if not embedding_weight and not classifier_weight:
-            raise ValueError('embedding_weight and classifier_weight are both 0; accepted: at least one > 0')
+        self.weights = term_weights(embedding=embedding_weight, classifier=classifier_weight)
         positive = dict(
             embedding_temperature=embedding_temperature, classifier_temperature=classifier_temperature, margin=margin
         )
         for key, value in positive.items():
             check_number(key, value, positive=True)
-        if num_negatives is not None:
-            check_integer('num_negatives', num_negatives, 1)
-        check_samples(samples, SAMPLES, gather)
+        check_integer('num_negatives', num_negatives, 1, optional=True)
+        check_choice('samples', samples, ('cells', 'instances'))
         check_integer('max_cells', max_cells, 2)
-        self.num_classes, self.margin, self.num_negatives, self.gather = num_classes, margin, num_negatives, gather
+        check_integer('max_instances', max_instances, 1, optional=True)
+        self.num_classes, self.margin, self.num_negatives = num_classes, margin, num_negatives
         self.samples, self.max_cells, self.centered, self.level_weights = samples, max_cells, centered, level_weights
         self.kinds = num_classes + (samples == 'cells')  # with the background
-        self.embedding_weight, self.classifier_weight = embedding_weight, classifier_weight
         self.embedding_temperature, self.classifier_temperature = embedding_temperature, classifier_temperature
-        self.pool = InstancePooling(output_size=1, max_instances=max_instances)
+        self.max_instances = max_instances
 
     def bind(self, spec: PyramidSpec) -> None:
-        """Create the samples' classifier and the class centres, if there is that term; check ``level_weights``."""
-        level_shares(self.level_weights, spec.strides, f'losses.{spec.name}.level_weights')
+        """Create the samples' classifier and the class centres, if there is that term; read ``level_weights``."""
+        self.shares = level_shares(self.level_weights, spec.strides, spec.name)
         self._key = f'model.losses.{spec.name}.num_classes'
-        if self.classifier_weight:
+        if self.weights['classifier']:
             self.classifier = nn.Linear(sum(spec.student_channels), self.kinds)
             self.register_buffer('centers', torch.zeros(self.kinds, sum(spec.teacher_channels)))
             self.register_buffer('counts', torch.zeros(self.kinds, dtype=torch.long))
@@ -135,39 +121,37 @@ class REFILLEDLoss(PyramidLoss):
         """
         boxes, labels = self._samples(context)
         labels = labels.to(student[0].device)
-        widths_s, widths_t = [x.shape[1] for x in student], [x.shape[1] for x in teacher]
-        with torch.autocast(student[0].device.type, enabled=False):
-            s, t = (
-                torch.cat([x.flatten(1).float() for x in self.pool(pyramid, context.strides, boxes)], dim=1)
-                for pyramid in (student, [x.detach() for x in teacher])
-            )
-            if self.gather:
-                s, t, labels = gather_samples(s), gather_samples(t), gather_samples(labels)
-            terms = {}
-            if self.embedding_weight:
-                shares = level_shares(self.level_weights, context.strides)
-                unit_s, unit_t = (
-                    _unit_parts(x - x.mean(dim=0) if self.centered and len(x) else x, widths, shares)
-                    for x, widths in ((s, widths_s), (t, widths_t))
-                )
-                tuples = semihard_tuples(unit_s, labels, self.margin, self.num_negatives)
-                value = tuple_divergence(unit_s, unit_t, tuples, self.embedding_temperature)
-                terms['embedding'] = self.embedding_weight * value
-            if self.classifier_weight:
-                if self.training:
-                    self._follow(t, labels)
-                here = torch.zeros_like(self.counts, dtype=torch.bool).index_fill_(0, labels, True)
-                known = here & (self.counts > 0)  # in eval mode a class may have no centre yet
-                value = center_divergence(
-                    self.classifier(s)[:, known], t, self.centers[known], self.classifier_temperature
-                )
-                terms['classifier'] = self.classifier_weight * value
+        s, t = (
+            [x.flatten(1) for x in pool_instances(pyramid, context.strides, boxes, output_size=1)]
+            for pyramid in (student, teacher)
+        )
+        terms = {}
+        if self.weights['embedding']:
+            terms['embedding'] = self.weights['embedding'] * self._tuples(s, t, labels)
+        if self.weights['classifier']:
+            local = self._local_classifier(torch.cat(s, dim=1), torch.cat(t, dim=1), labels)
+            terms['classifier'] = self.weights['classifier'] * local
         return terms
+
+    def _tuples(self, student: list[Tensor], teacher: list[Tensor], labels: Tensor) -> Tensor:
+        """How embeddings (K, C_l) of every level compare inside of tuples that are semi-hard for the student."""
+        s, t = (joined(levels, self.shares, self.centered) for levels in (student, teacher))
+        tuples = semihard_tuples(s, labels, self.margin, self.num_negatives)
+        return tuple_divergence(s, t, tuples, self.embedding_temperature)
+
+    def _local_classifier(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """How the classifier of student embeddings (K, D) differs from the one of the class centres."""
+        if self.training:
+            self._follow(teacher, labels)
+        here = torch.zeros_like(self.counts, dtype=torch.bool).index_fill_(0, labels, True)
+        known = here & (self.counts > 0)  # in eval mode a class may have no centre yet
+        logits = self.classifier(student)[:, known]
+        return center_divergence(logits, teacher, self.centers[known], self.classifier_temperature)
 
     def _samples(self, context: DistillContext) -> tuple[list[Tensor], Tensor]:
         """Boxes of every image, in pixels, and the labels of all."""
         cells = self.samples == 'cells'
-        instances = read_instances(context.data_samples) if cells else self.pool.read(context.data_samples)
+        instances = read_instances(context.data_samples, None if cells else self.max_instances)
         if len(instances.labels) and (highest := int(instances.labels.max())) >= self.num_classes:
             raise ValueError(
                 f'{self._key}={self.num_classes}, but the batch has the label {highest}; accepted: '
@@ -184,14 +168,14 @@ class REFILLEDLoss(PyramidLoss):
         member = F.one_hot(labels, self.kinds)
         # One sum over the ranks, of every rank and in every pass, whatever samples it has: none may wait for another.
         both = member.to(embeddings).mT @ F.pad(embeddings, (0, 1), value=1.0)
-        if not self.gather:
-            all_reduce(both)
+        all_reduce(both)
         sums, counts = both[:, :-1], both[:, -1].round().long()
         self.counts += counts
         self.centers += (sums - counts.unsqueeze(1) * self.centers) / self.counts.clamp(min=1).unsqueeze(1)
 
 
-def _unit_parts(embeddings: Tensor, widths: list[int], shares: list[float]) -> Tensor:
-    """(K, ΣC_l) embeddings whose levels have these shares of the squared length, 1 in all; dead ones stay 0."""
-    parts = [unit_vertices(part.unsqueeze(1)).squeeze(1) for part in embeddings.split(widths, dim=1)]
-    return torch.cat([share**0.5 * part for share, part in zip(shares, parts, strict=True)], dim=1)
+def joined(levels: list[Tensor], shares: list[float], centered: bool) -> Tensor:
+    """(K, ΣC_l) of length 1 from embeddings (K, C_l), whose levels have these shares of the squared length."""
+    if centered:
+        levels = [x - x.mean(dim=0) for x in levels]
+    return torch.cat([share**0.5 * unit_length(x) for share, x in zip(shares, levels, strict=True)], dim=1)

@@ -1,16 +1,14 @@
 """Necks: pyramid in, pyramid out."""
 
 from .boxes import horizontal_boxes
-from .instance_pooling import InstancePooling, Instances, draw_cells, read_instances
-from .lowpass_pyramid import LowPassPyramid
+from .instance_pooling import Instances, draw_cells, pool_instances, read_instances
 from .pyramid_adapter import PyramidAdapter
 
 __all__ = [
-    'InstancePooling',
     'Instances',
-    'LowPassPyramid',
     'PyramidAdapter',
     'draw_cells',
     'horizontal_boxes',
+    'pool_instances',
     'read_instances',
 ]

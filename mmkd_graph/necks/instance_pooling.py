@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import torch
 from mmcv.ops import RoIAlign
-from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmkd_graph.graph.precision import no_autocast, widen
-from mmkd_graph.registry import MODELS
+from mmkd_graph.graph.arguments import check_integer
+from mmkd_graph.graph.precision import in_full_precision
 
 from .boxes import horizontal_boxes
 
@@ -60,7 +59,7 @@ def read_instances(data_samples: Sequence, max_instances: int | None = None) -> 
         >>> read_instances([sample], max_instances=1).labels
         tensor([5])
     """
-    _check_cap(max_instances)
+    check_integer('max_instances', max_instances, 1, optional=True)
     all_boxes, all_labels, images = [], [], []
     for i, sample in enumerate(data_samples):
         truth = sample.get('gt_instances', None)
@@ -139,84 +138,45 @@ def _shuffled(x: Tensor) -> Tensor:
     return x[torch.randperm(len(x)).to(x.device)]
 
 
-@MODELS.register_module()
-class InstancePooling(BaseModule):
+def pool_instances(
+    pyramid: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], output_size: int
+) -> list[Tensor]:
     """RoIAlign of every box from every level of a pyramid, not only from the level that fits its size.
 
     ``aligned=True``, as many sampling points per bin as it has cells. float32, or float64 for a float64 level.
 
     Args:
+        pyramid: levels of shape (N, C_l, H_l, W_l).
+        strides: stride of every level, in input pixels per cell.
+        boxes: one (K_i, 4) tensor per image: x1, y1, x2, y2 in pixels of the padded batch input.
         output_size: s, cells per side of the pooled maps.
-        max_instances: cap per image of :meth:`read`, the largest first; ``None`` keeps all.
-        levels: ``'all'``, or the indices of the levels to pool from, in the order wanted.
+
+    Returns:
+        One (K, C_l, s, s) tensor per level, image by image; without boxes (0, C_l, s, s), still attached to the
+        level's graph.
 
     Raises:
-        ValueError: for a number or choice outside what is accepted; names the key.
+        ValueError: if levels, strides and images do not match in number.
 
     Source: RoIAlign, arXiv 1703.06870.
 
     Example:
-        >>> pool = InstancePooling(output_size=2)
         >>> pyramid = (torch.ones(2, 3, 8, 8), torch.ones(2, 5, 4, 4))
         >>> boxes = [torch.tensor([[8.0, 8.0, 40.0, 56.0]]), torch.zeros(0, 4)]
-        >>> [tuple(x.shape) for x in pool(pyramid, (8, 16), boxes)]
+        >>> [tuple(x.shape) for x in pool_instances(pyramid, (8, 16), boxes, output_size=2)]
         [(1, 3, 2, 2), (1, 5, 2, 2)]
     """
-
-    def __init__(
-        self, output_size: int = 7, max_instances: int | None = None, levels: str | Sequence[int] = 'all'
-    ) -> None:
-        super().__init__()
-        if isinstance(output_size, bool) or not isinstance(output_size, int) or output_size < 1:
-            raise ValueError(f'output_size={output_size!r}; accepted: an integer >= 1')
-        _check_cap(max_instances)
-        if levels != 'all' and (
-            isinstance(levels, str) or not levels or any(not isinstance(i, int) or i < 0 for i in levels)
-        ):
-            raise ValueError(f"levels={levels!r}; accepted: 'all', or indices >= 0 of paired levels, finest first")
-        self.output_size, self.max_instances, self.levels = output_size, max_instances, levels
-
-    def read(self, data_samples: Sequence) -> Instances:
-        """:func:`read_instances` with this pooling's cap."""
-        return read_instances(data_samples, self.max_instances)
-
-    def forward(self, pyramid: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor]) -> list[Tensor]:
-        """Pool K boxes, image by image.
-
-        Args:
-            pyramid: levels of shape (N, C_l, H_l, W_l).
-            strides: stride of every level, in input pixels per cell.
-            boxes: one (K_i, 4) tensor per image: x1, y1, x2, y2 in pixels of the padded batch input.
-
-        Returns:
-            One (K, C_l, s, s) tensor per level; without boxes (0, C_l, s, s), still attached to the level's graph.
-
-        Raises:
-            ValueError: if levels, strides and images do not match in number.
-        """
-        if len(strides) != len(pyramid):
-            raise ValueError(f'strides: {len(strides)} for {len(pyramid)} levels; accepted: one per level')
-        if any(len(level) != len(boxes) for level in pyramid):
-            raise ValueError(
-                f'boxes: of {len(boxes)} images; accepted: one tensor for each of {len(pyramid[0])} images'
-            )
-        chosen = range(len(pyramid)) if self.levels == 'all' else self.levels
-        if max(chosen) >= len(pyramid):
-            raise ValueError(f'levels={self.levels!r}; accepted: indices below {len(pyramid)}, the number of levels')
-        return [self._pool(pyramid[i], strides[i], boxes) for i in chosen]
-
-    def _pool(self, level: Tensor, stride: int, boxes: Sequence[Tensor]) -> Tensor:
-        (level,) = widen(level)
-        if not sum(len(b) for b in boxes):
-            return level[:0, :, :1, :1].expand(-1, -1, self.output_size, self.output_size)
-        rois = torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])
-        align = RoIAlign(self.output_size, 1 / stride, sampling_ratio=0, aligned=True)
-        with no_autocast(level):
-            return align(level.contiguous(), rois.to(level))  # the operator reads a cropped level wrongly
+    if len(strides) != len(pyramid):
+        raise ValueError(f'strides: {len(strides)} for {len(pyramid)} levels; accepted: one per level')
+    if any(len(level) != len(boxes) for level in pyramid):
+        raise ValueError(f'boxes: of {len(boxes)} images; accepted: one tensor for each of {len(pyramid[0])} images')
+    return [_pool(level, stride, boxes, output_size) for level, stride in zip(pyramid, strides, strict=True)]
 
 
-def _check_cap(max_instances: int | None) -> None:
-    if max_instances is not None and (
-        isinstance(max_instances, bool) or not isinstance(max_instances, int) or max_instances < 1
-    ):
-        raise ValueError(f'max_instances={max_instances!r}; accepted: None or an integer >= 1')
+@in_full_precision
+def _pool(level: Tensor, stride: int, boxes: Sequence[Tensor], size: int) -> Tensor:
+    if not sum(len(b) for b in boxes):
+        return level[:0, :, :1, :1].expand(-1, -1, size, size)
+    rois = torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])
+    # contiguous, since the operator reads a cropped level wrongly
+    return RoIAlign(size, 1 / stride, sampling_ratio=0, aligned=True)(level.contiguous(), rois.to(level))

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import save_weights, tiny_retinanet
+from methods import METHODS, options
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
@@ -113,23 +114,9 @@ def test_half_precision_gradients_neither_underflow_nor_overflow(task, value):
 # ------------------------------------------------------------------------------------------------ in training
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'MHGDLoss',
-        'CRGLoss',
-        'CWDLoss',
-        'FitNetLoss',
-        'FGDLoss',
-        'LFCCLoss',
-        'MGDLoss',
-        'PKDLoss',
-        'REFILLEDLoss',
-    ],
-)
-def test_every_loss_pulls_as_asked(student, teacher, batch, name):
-    needed = dict(num_classes=3) if name == 'REFILLEDLoss' else {}
-    model = distiller(student, teacher, ratio(0.3), dict(type=f'mmkd_graph.{name}', **needed))
+@pytest.mark.parametrize('method', METHODS)
+def test_every_loss_pulls_as_asked(student, teacher, batch, method):
+    model = distiller(student, teacher, ratio(0.3), dict(type=method, **options(method)))
     task, distilled = norms_by_backward(model, batch)
     assert distilled / task == pytest.approx(0.3, rel=1e-3)
 

@@ -35,12 +35,10 @@ def test_everything_public_is_there_and_documented():
 
 def run_all(features):
     """Every public function once, on one pyramid level."""
-    results = [
-        graph.unit_vertices(features, kind, per=per) for kind in ('cosine', 'pearson') for per in ('image', 'batch')
-    ]
-    results += [graph.spatial_attention(features), graph.channel_attention(features)]
-    kernel = graph.low_pass_kernel(features[0, :, :4, :4])
-    results += [kernel, graph.low_pass(features, kernel), *graph.multi_scale_low_pass(features)]
+    results = [graph.spatial_attention(features), graph.channel_attention(features)]
+    results += [graph.low_pass(features, scale) for scale in (1, 2, 3, 8)]
+    units = graph.unit_length(features)
+    results += [units, graph.kl_divergence(units, units.flip(0)), graph.mean_of_samples(features[:, 0, 0, 0])]
     results += [graph.info_nce(features[:, :, 0, 0], features[:, :, 1, 1])]
     rows, others = (graph.unit_rows(graph.cut_windows(x, 4)) for x in (features, features.flip(1)))
     factor = graph.graph_factor(rows)

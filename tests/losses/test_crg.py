@@ -31,14 +31,21 @@ def context(shapes=None, sizes=(96, 128), strides=STRIDES):
     return DistillContext(samples, strides, sizes)
 
 
+def build(strides=STRIDES, **options):
+    loss = CRGLoss(**options)
+    loss.bind(PyramidSpec(strides, (12,) * len(strides), (12,) * len(strides), 'crg'))
+    return loss
+
+
 def values(student, teacher, where=None, **options):
-    loss = CRGLoss(**{**ONE, **options})
-    return {k: v.item() for k, v in loss(student, teacher, where or context()).items()}
+    where = where or context()
+    return {k: v.item() for k, v in build(where.strides, **{**ONE, **options})(student, teacher, where).items()}
 
 
 def gradients(student, teacher, where=None, **options):
     student = tuple(x.detach().clone().requires_grad_() for x in student)
-    terms = CRGLoss(**{**ONE, **options})(student, teacher, where or context())
+    where = where or context()
+    terms = build(where.strides, **{**ONE, **options})(student, teacher, where)
     return terms, torch.autograd.grad(sum(terms.values()), student)
 
 
@@ -99,7 +106,7 @@ def test_gradients_are_those_of_the_values():
     where = context([(40, 44)], (40, 48), (8,))
     for term in TERMS:
         options = {f'{name}_weight': float(name == term) for name in TERMS}
-        loss = CRGLoss(**options, window=4)
+        loss = build(where.strides, **options, window=4)
         assert torch.autograd.gradcheck(
             lambda s, loss=loss, term=term: loss((s,), teacher, where)[term], student[0].requires_grad_()
         )
@@ -260,4 +267,4 @@ def test_without_attention_every_cell_and_channel_counts_alike():
 )
 def test_bad_options_name_the_key(options, word):
     with pytest.raises(ValueError, match=word):
-        CRGLoss(**options).bind(PyramidSpec(STRIDES, (12, 12), (12, 12), 'crg'))
+        build(**options)

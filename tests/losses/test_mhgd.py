@@ -14,10 +14,10 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
 from mmkd_graph.losses import DistillContext, MHGDLoss, PyramidSpec
-from mmkd_graph.necks import InstancePooling
+from mmkd_graph.necks import pool_instances, read_instances
 
 STRIDES = (8, 16, 32)
-PUBLISHED = dict(samples='instances', scaled=False, level_weights='alike')
+PUBLISHED = dict(samples='instances', scaled=False, level_weights='equal')
 
 
 def pyramid(seed=0, channels=(6, 6, 6), batch=2, dtype=torch.float32):
@@ -84,7 +84,7 @@ def softmax(x):
 def test_value_against_a_float64_reading_of_the_formula(samples, training):
     """As published, and by default with so many cells that all are drawn."""
     channels, heads, cells = (6, 8, 4), 4, samples == 'cells'
-    options = dict(samples='cells', max_cells=1000, scaled=True, level_weights='cells') if cells else {}
+    options = dict(samples='cells', max_cells=1000, scaled=True, level_weights='area') if cells else {}
     loss = seasoned(channels=channels, **options).train(training)
     before = {k: v.double().numpy() for k, v in copy.deepcopy(loss.state_dict()).items()}
     kept = copy.deepcopy(loss)._kept_heads().numpy()
@@ -92,12 +92,12 @@ def test_value_against_a_float64_reading_of_the_formula(samples, training):
     student, teacher, samples = pyramid(1, channels), pyramid(2, channels), truth(3)
     terms, _, _ = run(loss, student, teacher, samples)
     after = {k: v.double().numpy() for k, v in loss.state_dict().items()}
-    pool = InstancePooling(1 if cells else 3)
     corners = [[x, y, x + 8, y + 8] for y in range(0, 96, 8) for x in range(0, 96, 8)]
-    boxes = [torch.tensor(corners, dtype=torch.float)] * 2 if cells else pool.read(samples).boxes
+    boxes = [torch.tensor(corners, dtype=torch.float)] * 2 if cells else read_instances(samples).boxes
 
     vectors = dict(s=[], t=[])
-    for maps_s, maps_t in zip(pool(student, STRIDES, boxes), pool(teacher, STRIDES, boxes), strict=True):
+    pooled = (pool_instances(side, STRIDES, boxes, 1 if cells else 3) for side in (student, teacher))
+    for maps_s, maps_t in zip(*pooled, strict=True):
         rows_s, rows_t = [], []
         for map_s, map_t in zip(maps_s.flatten(2).double().numpy(), maps_t.flatten(2).double().numpy(), strict=True):
             if cells:
@@ -321,10 +321,9 @@ def test_weights_scale_the_terms():
         (dict(max_cells=1), 'max_cells: got 1'),
         (dict(pool_size=0), 'pool_size: got 0'),
         (dict(student_vectors=0), 'student_vectors: got 0'),
-        (dict(samples='anchor'), "samples='anchor'; accepted: 'cells', 'instances', 'images'"),
-        (dict(samples='cells', gather=True), "gather=True; accepted with samples='cells': False"),
+        (dict(samples='anchor'), "samples: got 'anchor', accepted is one of 'cells', 'instances', 'images'"),
         (dict(level_weights=(1, 1, 1)), r'losses\.mhgd\.level_weights=.*2 of them'),
-        (dict(max_instances=0), 'max_instances=0'),
+        (dict(max_instances=0), 'max_instances: got 0'),
     ],
 )
 def test_bad_options_name_the_key(options, word):

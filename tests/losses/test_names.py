@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmkd_graph import losses
 from mmkd_graph.engine.resuming import find_start
-from mmkd_graph.losses.names import CHANGED, GONE, RENAMED, changed_losses, current_config, rename_losses
+from mmkd_graph.losses.names import CHANGED, GONE, LEVEL_WEIGHTS, RENAMED, changed_losses, current_config, rename_losses
 
 
 @pytest.fixture
@@ -41,11 +41,29 @@ def test_other_names_stay_and_nothing_is_said(kind, said):
     assert current_config(dict(type='other.CRGLoss', k=3), 'losses.kd') == dict(type='other.CRGLoss', k=3)
 
 
-@pytest.mark.parametrize('kind', ['mmkd_graph.ChannelGraphLoss', 'CRGLoss', losses.CRGLoss])
-@pytest.mark.parametrize('option', GONE['CRGLoss'])
-def test_an_option_that_is_gone_says_what_takes_its_place(kind, option, said):
-    with pytest.raises(ValueError, match=rf'^losses\.crg\.{option} is gone: \w.{{20}}'):
-        current_config({'type': kind, option: 1}, 'losses.crg')
+@pytest.mark.parametrize(('name', 'option'), [(name, option) for name in GONE for option in GONE[name]])
+def test_an_option_that_is_gone_says_what_takes_its_place(name, option, said):
+    (old,) = (old for old, new in RENAMED.items() if new == name)
+    for kind in (f'mmkd_graph.{old}', name, getattr(losses, name)):
+        with pytest.raises(ValueError, match=rf'^losses\.kd\.{option} is gone: \w.{{20}}'):
+            current_config({'type': kind, option: 1}, 'losses.kd')
+
+
+@pytest.mark.parametrize('kind', ['mmkd_graph.CRGLoss', losses.MHGDLoss, 'LFCCLoss', 'REFILLEDLoss'])
+@pytest.mark.parametrize('old', LEVEL_WEIGHTS)
+def test_an_old_choice_of_level_weights_works_with_one_line_that_names_the_new_one(kind, old, said):
+    given = dict(type=kind, level_weights=old, samples='cells')
+    assert current_config(given, 'losses.kd') == dict(given, level_weights=LEVEL_WEIGHTS[old])
+    assert said == [
+        f'losses.kd.level_weights={old!r} is {LEVEL_WEIGHTS[old]!r} now; the old name works until version 0.3'
+    ]
+
+
+@pytest.mark.parametrize(
+    'given', [dict(type='other.CRGLoss', level_weights='cells'), dict(type='mmkd_graph.CRGLoss', level_weights=[1, 2])]
+)
+def test_other_level_weights_stay(given, said):
+    assert current_config(given, 'losses.kd') == given and not said
 
 
 def test_a_plain_name_that_somebody_else_has_registered_is_theirs(said, monkeypatch):
@@ -75,6 +93,7 @@ def test_a_distiller_takes_old_names_and_refuses_options_that_are_gone(student, 
         )
 
     assert type(build().distill.losses['crg']) is losses.CRGLoss and len(said) == 1
+    assert build(level_weights='alike').distill.losses['crg'].level_weights == 'equal'
     with pytest.raises(ValueError, match=r'losses\.crg\.k is gone: .* \| losses\.crg\.solver is gone: '):
         build(solver='exact', k=8)
 
@@ -88,17 +107,19 @@ model = dict(
     losses=dict(
         crg=dict(type='mmkd_graph.ChannelGraphLoss', k=4, loss_weight={RATIO}),
         mhgd=dict(type='AttentionGraphLoss'),
-        pkd=dict(type='mmkd_graph.PearsonLoss')),
+        pkd=dict(type='mmkd_graph.PearsonLoss'),
+        lfcc=dict(type='LowFrequencyContrastiveLoss')),
     student=dict(type='RetinaNet'),
     type='mmkd_graph.GraphDistiller')
 """
 
 
 def test_only_losses_that_are_more_than_renamed_are_said_to_have_changed():
-    crg, mhgd = changed_losses(CONFIG)
+    crg, mhgd, lfcc = changed_losses(CONFIG)
     assert crg.startswith('losses.crg was a ChannelGraphLoss and goes on as CRGLoss: ')
     assert crg.endswith('measured for the old one stays')
     assert mhgd.startswith('losses.mhgd was a AttentionGraphLoss') and 'measured' not in mhgd
+    assert 'goes on as LFCCLoss: its filters are averages' in lfcc and 'optimizer state' in lfcc
 
 
 @pytest.mark.parametrize(
@@ -144,7 +165,7 @@ def test_a_training_of_the_first_version_goes_on(student, teacher, tmp_path: Pat
     for checkpoint in ('auto', str(path)):
         start = find_start(tmp_path, None if checkpoint == 'auto' else checkpoint, resume=True, sharded=False)
         lines = changed_losses(start.config)
-        assert start.resume and len(lines) == 2
+        assert start.resume and len(lines) == 3
         assert lines[0].startswith('losses.crg was a ChannelGraphLoss and goes on as CRGLoss')
     cfg = Config(dict(model=model))
     rename_losses(cfg.model)

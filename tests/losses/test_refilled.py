@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
 from mmkd_graph.losses import DistillContext, PyramidSpec, REFILLEDLoss
-from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
+from mmkd_graph.necks import draw_cells, pool_instances, read_instances
 
 STRIDES = (8, 16)
 
@@ -57,8 +57,8 @@ def run(loss, student, teacher, samples):
 
 def embedded(levels, samples):
     """(K, C) means over the boxes, per level."""
-    pool = InstancePooling(output_size=1)
-    return [x.flatten(1).double().numpy() for x in pool(levels, STRIDES, pool.read(samples).boxes)]
+    pooled = pool_instances(levels, STRIDES, read_instances(samples).boxes, output_size=1)
+    return [x.flatten(1).double().numpy() for x in pooled]
 
 
 def unit(levels, centered, shares):
@@ -77,7 +77,7 @@ def softmax(x):
 
 @pytest.mark.parametrize(
     ('centered', 'level_weights', 'shares'),
-    [(False, 'alike', (0.5, 0.5)), (True, 'cells', (0.8, 0.2)), (True, (3, 1), (0.75, 0.25))],
+    [(False, 'equal', (0.5, 0.5)), (True, 'area', (0.8, 0.2)), (True, (3, 1), (0.75, 0.25))],
 )
 def test_value_against_a_float64_reading_of_the_formula(centered, level_weights, shares):
     """Two batches, so that the centres are means over both; everything written again with loops."""
@@ -234,17 +234,16 @@ def test_weights_scale_the_terms_and_zero_leaves_them_out():
         (dict(num_classes=None), r"num_classes=None; accepted: the classes of the student's"),
         (dict(num_classes=0), 'num_classes=0'),
         (dict(embedding_weight=-1), 'embedding_weight: got -1'),
-        (dict(embedding_weight=0, classifier_weight=0), 'both 0'),
+        (dict(embedding_weight=0, classifier_weight=0), 'embedding_weight, classifier_weight are all 0'),
         (dict(embedding_temperature=0), 'embedding_temperature: got 0'),
         (dict(classifier_temperature=0), 'classifier_temperature: got 0'),
         (dict(margin=0), 'margin: got 0'),
         (dict(num_negatives=0), 'num_negatives: got 0'),
         (dict(num_negatives=2.5), 'num_negatives: got 2.5'),
         (dict(margin=float('nan')), 'margin: got nan'),
-        (dict(max_instances=0), 'max_instances=0'),
+        (dict(max_instances=0), 'max_instances: got 0'),
         (dict(max_cells=1), 'max_cells'),
-        (dict(samples='images'), "samples='images'; accepted: 'cells', 'instances'"),
-        (dict(samples='cells', gather=True), "gather=True; accepted with samples='cells': False"),
+        (dict(samples='images'), "samples: got 'images', accepted is one of 'cells', 'instances'"),
         (dict(level_weights=(1, 2, 3)), r'losses\.refilled\.level_weights'),
     ],
 )

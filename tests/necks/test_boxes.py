@@ -7,20 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from methods import METHODS, takes
+from methods import options as options_of
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import BaseBoxes, box_type, register_box, register_box_converter
 from mmengine.structures import InstanceData
 
 from mmkd_graph.checking import accuracy
-from mmkd_graph.losses import (
-    DistillContext,
-    FGDLoss,
-    LFCCLoss,
-    MHGDLoss,
-    PyramidLoss,
-    PyramidSpec,
-    REFILLEDLoss,
-)
+from mmkd_graph.losses import DistillContext, PyramidLoss, PyramidSpec
 from mmkd_graph.necks import horizontal_boxes, read_instances
 
 ROTATED = torch.tensor([[30.0, 28.0, 40.0, 12.0, 0.5], [40.0, 40.0, 16.0, 30.0, -1.2], [20.0, 44.0, 8.0, 8.0, math.pi]])
@@ -107,13 +101,8 @@ def sample(boxes: BaseBoxes | torch.Tensor) -> DetDataSample:
 
 @pytest.mark.parametrize(
     ('method', 'options'),
-    [
-        (MHGDLoss, dict(samples='instances')),
-        (FGDLoss, {}),
-        (LFCCLoss, dict(samples='instances')),
-        (REFILLEDLoss, dict(num_classes=3, samples='cells')),
-        (REFILLEDLoss, dict(num_classes=3, samples='instances')),
-    ],
+    [(method, {}) for method in METHODS]
+    + [(method, dict(samples='instances')) for method in METHODS if takes(method, 'samples')],
 )
 @pytest.mark.parametrize('kind', KINDS)
 def test_losses_read_the_horizontal_boxes_around_them(method: type[PyramidLoss], options: dict, kind: str) -> None:
@@ -121,7 +110,7 @@ def test_losses_read_the_horizontal_boxes_around_them(method: type[PyramidLoss],
 
     def value(convert: object) -> torch.Tensor:
         torch.manual_seed(0)
-        loss = method(**options)
+        loss = method(**options_of(method), **options)
         loss.bind(PyramidSpec(strides, (6, 6), (6, 6), 'kd'))
         loss.init_weights()
         samples = [sample(convert(boxes)) for boxes in (ROTATED, OTHERS)]

@@ -9,7 +9,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-from mmkd_graph.necks import InstancePooling, draw_cells, read_instances
+from mmkd_graph.necks import draw_cells, pool_instances, read_instances
 
 
 def sample(boxes, labels, ignored=None):
@@ -52,7 +52,7 @@ def test_values_against_loops_and_the_order_of_the_images():
     generator = torch.Generator().manual_seed(0)
     pyramid = tuple(torch.randn(2, 3, 12 // k, 16 // k, generator=generator, dtype=torch.float64) for k in (1, 2))
     boxes = [boxes_of([5, 9, 60, 70], [0, 0, 128, 96]), boxes_of([33.3, 10.1, 47.7, 90])]
-    pooled = InstancePooling(output_size=3)(pyramid, (8, 16), boxes)
+    pooled = pool_instances(pyramid, (8, 16), boxes, output_size=3)
     assert [tuple(x.shape) for x in pooled] == [(3, 3, 3, 3)] * 2
     for level, stride, found in zip(pyramid, (8, 16), pooled, strict=True):
         wanted = [reference(level[i].numpy(), stride, box, 3) for i, image in enumerate(boxes) for box in image]
@@ -65,7 +65,7 @@ def test_the_same_place_at_any_stride():
     for stride, cells in ((4, 32), (8, 16), (16, 8)):
         ramp = (torch.arange(cells) + 0.5) * stride
         pyramid.append(ramp.expand(1, 1, cells, cells))
-    pooled = InstancePooling(output_size=1)(pyramid, (4, 8, 16), [boxes_of([32, 32, 80, 96])])
+    pooled = pool_instances(pyramid, (4, 8, 16), [boxes_of([32, 32, 80, 96])], output_size=1)
     for level in pooled:
         torch.testing.assert_close(level.flatten(), torch.tensor([56.0]))
 
@@ -73,13 +73,13 @@ def test_the_same_place_at_any_stride():
 def test_a_cropped_level_is_read_like_its_copy():
     whole = torch.rand(2, 3, 10, 10, generator=torch.Generator().manual_seed(0))
     cropped, boxes = whole[..., :8, :7], [boxes_of([3, 5, 50, 60])] * 2
-    pool = InstancePooling(output_size=2)
-    assert torch.equal(pool((cropped,), (8,), boxes)[0], pool((cropped.clone(),), (8,), boxes)[0])
+    one, other = (pool_instances((level,), (8,), boxes, output_size=2)[0] for level in (cropped, cropped.clone()))
+    assert torch.equal(one, other)
 
 
 def test_gradient_goes_to_the_cells_of_the_box():
     level = torch.zeros(2, 1, 8, 8, requires_grad=True)
-    (pooled,) = InstancePooling(output_size=2)((level,), (8,), [boxes_of(), boxes_of([16, 16, 48, 48])])
+    (pooled,) = pool_instances((level,), (8,), [boxes_of(), boxes_of([16, 16, 48, 48])], output_size=2)
     pooled.sum().backward()
     assert level.grad[0].abs().sum() == 0
     assert level.grad[1].sum() == pytest.approx(4.0, abs=1e-5)
@@ -88,7 +88,7 @@ def test_gradient_goes_to_the_cells_of_the_box():
 
 def test_no_boxes_give_an_empty_attached_result():
     level = torch.rand(2, 5, 4, 4, requires_grad=True)
-    (pooled,) = InstancePooling()((level,), (8,), [boxes_of(), boxes_of()])
+    (pooled,) = pool_instances((level,), (8,), [boxes_of(), boxes_of()], output_size=7)
     assert pooled.shape == (0, 5, 7, 7) and pooled.requires_grad
     pooled.sum().backward()
     assert torch.equal(level.grad, torch.zeros_like(level))
@@ -99,20 +99,11 @@ def test_half_precision_is_pooled_in_float32(dtype):
     level = torch.rand(1, 2, 8, 8).to(dtype).requires_grad_()
     boxes = [boxes_of([3, 5, 60, 50])]
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        (pooled,) = InstancePooling(output_size=2)((level,), (8,), boxes)
+        (pooled,) = pool_instances((level,), (8,), boxes, output_size=2)
     assert pooled.dtype == torch.float32
-    assert torch.equal(pooled, InstancePooling(output_size=2)((level.float(),), (8,), boxes)[0])
+    assert torch.equal(pooled, pool_instances((level.float(),), (8,), boxes, output_size=2)[0])
     pooled.sum().backward()
     assert level.grad.dtype == dtype and level.grad.isfinite().all()
-
-
-def test_levels_can_be_chosen():
-    pyramid = tuple(torch.full((1, 1, 4, 4), float(i)) for i in range(3))
-    boxes = [boxes_of([0, 0, 16, 16])]
-    chosen = InstancePooling(output_size=1, levels=(2, 0))(pyramid, (8, 8, 8), boxes)
-    assert [x.item() for x in chosen] == [2.0, 0.0]
-    with pytest.raises(ValueError, match=r'levels=\(3,\).*below 3'):
-        InstancePooling(levels=(3,))(pyramid, (8, 8, 8), boxes)
 
 
 @pytest.mark.parametrize('kind', [lambda x: x, HorizontalBoxes], ids=['tensor', 'HorizontalBoxes'])
@@ -150,27 +141,17 @@ def test_the_cap_takes_the_largest_whatever_their_order(seed, cap):
     assert kept == area.tolist()
 
 
-@pytest.mark.parametrize(
-    ('options', 'word'),
-    [
-        (dict(output_size=0), 'output_size=0'),
-        (dict(max_instances=0), 'max_instances=0'),
-        (dict(levels='fine'), "levels='fine'"),
-        (dict(levels=()), 'levels'),
-        (dict(levels=(-1,)), 'levels'),
-    ],
-)
-def test_bad_options_name_the_key(options, word):
-    with pytest.raises(ValueError, match=word):
-        InstancePooling(**options)
+def test_a_bad_cap_is_named():
+    with pytest.raises(ValueError, match='max_instances: got 0, accepted is None or an integer >= 1'):
+        read_instances([], max_instances=0)
 
 
 def test_what_does_not_match_is_refused():
     level = torch.rand(2, 1, 4, 4)
     with pytest.raises(ValueError, match='strides: 2 for 1'):
-        InstancePooling()((level,), (8, 16), [boxes_of(), boxes_of()])
+        pool_instances((level,), (8, 16), [boxes_of(), boxes_of()], output_size=7)
     with pytest.raises(ValueError, match='boxes: of 1 images'):
-        InstancePooling()((level,), (8,), [boxes_of()])
+        pool_instances((level,), (8,), [boxes_of()], output_size=7)
     with pytest.raises(ValueError, match=r'data_samples\[1\].*gt_instances'):
         read_instances([sample(boxes_of(), []), DetDataSample()])
 

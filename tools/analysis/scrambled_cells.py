@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmkd_graph.losses import CRGLoss, DistillContext
+from mmkd_graph.losses import CRGLoss, DistillContext, PyramidSpec
 from mmkd_graph.visualization.canvas import new_figure
 
 WINDOWS = (1, 2, 3, 4, 5, 8, 40)
@@ -51,6 +51,7 @@ def shares(windows: tuple[int, ...] = WINDOWS, seeds: int = 5, channels: int = 6
         rows: dict[str, list] = {term: [] for term in TERMS}
         for window in windows:
             loss = CRGLoss(window=window, temperature=None)
+            loss.bind(PyramidSpec((8,), (channels,), (channels,), 'crg'))
             seen, most = (loss((x,), (teacher,), context) for x in (scrambled, other))
             for term in TERMS:
                 rows[term].append((seen[term] / most[term]).item())

@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from samples import random_samples
 from timing import Spread, alternate, machine
 
-from mmkd_graph import graph
-from mmkd_graph.losses.interface import DistillContext, PyramidLoss, PyramidSpec
+from mmkd_graph import graph, losses
+from mmkd_graph.losses import DistillContext, PyramidLoss, PyramidSpec
 from mmkd_graph.registry import MODELS
 
+CLASSES = 80
 LOSSES: dict[str, dict] = {
-    'crg': dict(type='CRGLoss'),
-    'mhgd': dict(type='MHGDLoss'),
-    'lfcc': dict(type='LFCCLoss'),
-    'refilled': dict(type='REFILLEDLoss', num_classes=80),
-    'fitnet': dict(type='FitNetLoss'),
-    'cwd': dict(type='CWDLoss'),
-    'pkd': dict(type='PKDLoss'),
-    'fgd': dict(type='FGDLoss'),
-    'mgd': dict(type='MGDLoss'),
+    name.removesuffix('Loss').lower(): dict(
+        type=name, **{key: CLASSES for key in signature(kind).parameters if key == 'num_classes'}
+    )
+    for name, kind in losses.LOSSES.items()
 }
+"""Every loss of the package, as it comes."""
 BOXES = 8
 WINDOWS = (2, 3, 4, 5, 8)
 START = dict(images=2, side=32, channels=128, levels=2)
@@ -79,7 +77,7 @@ def loss_call(config: dict, images: int, side: int, channels: int, levels: int, 
     student = tuple(maps(images, channels, s, 1, device).requires_grad_() for s in sides)
     teacher = tuple(maps(images, channels, s, 2, device) for s in sides)
     size = (8 * side, 8 * side)
-    context = DistillContext(random_samples(images, size, BOXES, 80), strides, size)
+    context = DistillContext(random_samples(images, size, BOXES, CLASSES), strides, size)
 
     def run() -> None:
         for x in student:

@@ -40,7 +40,7 @@ from timing import Spread, alternate, machine
 
 from mmkd_graph.distillers.taps import as_pyramid, recorded
 from mmkd_graph.distillers.teacher import FrozenTeacher, resolve_model_config
-from mmkd_graph.losses.interface import DistillContext, Pyramid, PyramidLoss
+from mmkd_graph.losses.base import DistillContext, Pyramid, PyramidLoss
 from mmkd_graph.registry import MODELS
 
 

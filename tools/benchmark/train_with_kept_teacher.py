@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 
 from mmkd_graph.distillers.teacher import FrozenTeacher
-from mmkd_graph.losses.interface import Pyramid
+from mmkd_graph.losses.base import Pyramid
 
 
 def digest(*tensors: Tensor, words: str = '') -> str:

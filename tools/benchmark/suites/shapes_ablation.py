@@ -21,7 +21,7 @@ changes = dict(
     graphs_of_whole_maps=dict(vertex_weight=0, window=1024),
     no_attention=dict(temperature=None),
     sharp_attention=dict(temperature=0.5),
-    levels_alike=dict(level_weights='alike'),
+    levels_alike=dict(level_weights='equal'),
     full_edges=dict(edge_weight=10.0),
     full_spectrum=dict(spectral_weight=10.0),
 )

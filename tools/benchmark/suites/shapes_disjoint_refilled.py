@@ -3,13 +3,13 @@ _base_ = './shapes_disjoint.py'
 changes = dict(
     cells=dict(),
     not_centered=dict(centered=False),
-    levels_alike=dict(level_weights='alike'),
+    levels_alike=dict(level_weights='equal'),
     tuples=dict(classifier_weight=0),
     classifier=dict(embedding_weight=0),
     authors=dict(embedding_weight=1000.0, classifier_weight=100.0),
     instances=dict(samples='instances'),
     as_published=dict(
-        samples='instances', centered=False, level_weights='alike', embedding_weight=1000.0, classifier_weight=100.0
+        samples='instances', centered=False, level_weights='equal', embedding_weight=1000.0, classifier_weight=100.0
     ),
 )
 weight = dict(type='mmkd_graph.GradientRatio', ratio=0.5)

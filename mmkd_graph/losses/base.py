@@ -1,9 +1,9 @@
-"""What every distillation loss receives and returns."""
+"""What every distillation loss receives and returns, and what all of them need."""
 
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmkd_graph.graph.arguments import check_number
+from mmkd_graph.graph.precision import wide_type
 
 Pyramid = tuple[Tensor, ...]
 
@@ -41,18 +42,21 @@ class DistillContext:
         data_samples: the batch's ``DetDataSample`` list (ground truth, image shapes).
         strides: stride of every level, in input pixels per cell.
         batch_shape: (H, W) of the padded batch in pixels.
-        progress: share of the training that is done, in [0, 1]; 0 outside a runner.
     """
 
     data_samples: Sequence
     strides: tuple[int, ...]
     batch_shape: tuple[int, int]
-    progress: float = 0.0
 
     @property
     def image_shapes(self) -> list[tuple[int, int]]:
         """(H, W) of every image in pixels without its padding; the batch's where a sample does not say."""
         return [tuple(sample.metainfo.get('img_shape', self.batch_shape)[:2]) for sample in self.data_samples]
+
+    @property
+    def image_boxes(self) -> list[Tensor]:
+        """A (1, 4) box around every image without its padding: x1, y1, x2, y2 in pixels."""
+        return [torch.tensor([[0.0, 0.0, width, height]]) for height, width in self.image_shapes]
 
     def valid_cells(self, level: Tensor, stride: int) -> Tensor:
         """Which cells of a level (N, C, H, W) begin inside of their image: (N, 1, H, W) booleans.
@@ -66,34 +70,35 @@ class DistillContext:
         return valid
 
 
-LevelWeights = Literal['alike', 'cells'] | Sequence[float]
+LevelWeights = Literal['equal', 'area'] | Sequence[float]
 
 
-def level_shares(weights: LevelWeights, strides: Sequence[int], key: str = 'level_weights') -> list[float]:
-    r"""What share of a loss every level has.
+def level_shares(weights: LevelWeights, strides: Sequence[int], name: str) -> list[float]:
+    r"""The share of a loss that each level has, for a loss's ``bind``.
 
     Args:
-        weights: ``'alike'``, every level as much as another; ``'cells'``, every cell as much as another, so that a
-            level has :math:`1 / \mathrm{stride}^2` of the weight; or one number >= 0 per level, finest first.
+        weights: ``'equal'``, every level the same; ``'area'``, every cell the same, so that a level has
+            :math:`1 / \mathrm{stride}^2` of the weight; or one number >= 0 per level, finest first.
         strides: of the levels, in input pixels per cell.
-        key: the config key, for the error message.
+        name: the loss's key under ``losses``, for the error message.
 
     Returns:
         Shares that add up to 1.
 
     Raises:
-        ValueError: for anything else; names ``key``.
+        ValueError: for anything else; names the key.
 
     Example:
-        >>> level_shares('cells', (8, 16))
+        >>> level_shares('area', (8, 16), 'crg')
         [0.8, 0.2]
     """
-    if weights == 'alike':
+    key = f'losses.{name}.level_weights'
+    if weights == 'equal':
         given = [1.0] * len(strides)
-    elif weights == 'cells':
+    elif weights == 'area':
         given = [1 / stride**2 for stride in strides]
     elif isinstance(weights, str) or not isinstance(weights, Sequence):
-        raise ValueError(f"{key}={weights!r}; accepted: 'alike', 'cells', or one number per level")
+        raise ValueError(f"{key}={weights!r}; accepted: 'equal', 'area', or one number per level")
     else:
         given = list(weights)
         for number in given:
@@ -104,6 +109,39 @@ def level_shares(weights: LevelWeights, strides: Sequence[int], key: str = 'leve
                 f'{tuple(strides)}, not all 0'
             )
     return [weight / sum(given) for weight in given]
+
+
+def term_weights(**weights: float) -> dict[str, float]:
+    """The weights of a loss's terms, checked: numbers >= 0, not all 0.
+
+    Args:
+        **weights: weight by term; the option is ``<term>_weight``.
+
+    Raises:
+        ValueError: for anything else; names the option.
+
+    Example:
+        >>> term_weights(vertex=1.0, edge=-1)
+        Traceback (most recent call last):
+        ...
+        ValueError: edge_weight: got -1, accepted is a finite number >= 0
+    """
+    for term, weight in weights.items():
+        check_number(f'{term}_weight', weight)
+    if not any(weights.values()):
+        names = ', '.join(f'{term}_weight' for term in weights)
+        raise ValueError(f'{names} are all 0; accepted: at least one > 0 (loss_weight=0 switches the whole loss off)')
+    return weights
+
+
+def attached_zero(tensors: Iterable[Tensor]) -> Tensor:
+    """An exact 0 that gives every tensor a gradient of zeros, whatever its values: DDP waits for each parameter.
+
+    Example:
+        >>> attached_zero([torch.tensor([torch.nan], requires_grad=True)])
+        tensor(0., grad_fn=<SumBackward0>)
+    """
+    return torch.cat([x.flatten()[:0] for x in tensors]).sum()
 
 
 def check_terms(terms: Any, name: str) -> dict[str, Tensor]:
@@ -117,7 +155,6 @@ def check_terms(terms: Any, name: str) -> dict[str, Tensor]:
         TypeError: if it is anything else; names the loss and the term.
 
     Example:
-        >>> import torch
         >>> check_terms(torch.zeros(2), 'my')
         Traceback (most recent call last):
         ...
@@ -140,6 +177,9 @@ def _described(value: Any) -> str:
 
 class PyramidLoss(BaseModule, metaclass=ABCMeta):
     """Base of all distillation losses: two pyramids in, named scalar terms out.
+
+    A loss writes ``forward`` alone, and ``bind`` if it learns or checks anything. It is called as any module is;
+    the call brings the levels to float32 and switches autocast off, so ``forward`` never meets half precision.
 
     The weight of the whole loss (``loss_weight`` in the config) belongs to the distiller; a loss only knows
     the weights of its own terms. Whatever a loss learns is a parameter or buffer of it and is saved under
@@ -168,13 +208,27 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
             ValueError: if the loss cannot work on these pyramids; the message names the config key.
         """
 
+    def __call__(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
+        """Call :meth:`forward` without autocast, with levels of one type of at least float32, the teacher's detached.
+
+        Args:
+            student: levels of shape (N, C_l, H_l, W_l) of any floating-point type.
+            teacher: levels of the same shapes (other channels, with ``any_width``).
+            context: see :class:`DistillContext`.
+        """
+        dtype = wide_type((*student, *teacher))
+        student = tuple(level.to(dtype) for level in student)
+        teacher = tuple(level.detach().to(dtype) for level in teacher)
+        with torch.autocast(student[0].device.type, enabled=False):
+            return super().__call__(student, teacher, context)
+
     @abstractmethod
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Compare the pyramids.
 
         Args:
-            student: levels of shape (N, C_l, H_l, W_l), with gradient.
-            teacher: levels of the same shapes (other channels, with ``any_width``), without gradient.
+            student: levels of shape (N, C_l, H_l, W_l), float32, with gradient.
+            teacher: levels of the same shapes (other channels, with ``any_width``), float32, without gradient.
             context: see :class:`DistillContext`.
 
         Returns:
