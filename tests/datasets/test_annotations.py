@@ -18,7 +18,7 @@ from PIL import Image
 from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.datasets.annotations import check_coco, check_dataset, check_datasets, check_voc
 from mmkd_graph.datasets.images import Expected, image_size, look_at_images
-from mmkd_graph.datasets.problems import Findings
+from mmkd_graph.datasets.problems import Problems
 
 SPLIT = 'annotations/instances_train.json'
 
@@ -259,7 +259,7 @@ def test_broken_images_and_other_sizes_are_named(tmp_path: Path, suffix: str) ->
     whole = path.read_bytes()
 
     def look(size: tuple[int, int] | None = (40, 30), **options: Any) -> list[str]:
-        findings = Findings('some.json', 'key')
+        findings = Problems('some.json', 'key')
         look_at_images([Expected(str(path), size, 'images[7]')], findings, **options)
         return [str(problem).partition(str(path))[2] for problem in findings.all() if problem.severity == 'error']
 
@@ -285,7 +285,7 @@ def test_the_size_is_the_one_that_mmdet_sees(tmp_path: Path) -> None:
     seen = mmcv.imread(str(path), backend='cv2').shape
     assert image_size(path) == (seen[1], seen[0]) == (30, 40)
     assert image_size(path, turned=False) == (40, 30)
-    findings = Findings('some.json', '')
+    findings = Problems('some.json', '')
     look_at_images([Expected(str(path), (40, 30), '')], findings)
     assert 'is 30x40 pixels, its annotation says 40x30 (its EXIF orientation turns it)' in str(findings.all()[0])
     bitmap = save_image(tmp_path / 'one.bmp', (40, 30))
@@ -312,7 +312,7 @@ def test_images_are_compared_as_far_as_their_pipeline_reads_them(coco: dict, who
 def test_the_look_at_images_ends_in_time_and_says_how_many_it_saw(tmp_path: Path, monkeypatch) -> None:
     path = save_image(tmp_path / 'one.jpg', (4, 3))
     monkeypatch.setattr('mmkd_graph.datasets.images.image_size', lambda *_: time.sleep(0.001))
-    findings = Findings('some.json', '')
+    findings = Problems('some.json', '')
     look_at_images([Expected(str(path), (4, 3), '')] * 3000, findings, seconds=0.01)
     (note,) = findings.all()
     assert note.severity == 'note' and note.message.endswith('of 3000 images were looked at, evenly spread, in 0.01 s')
