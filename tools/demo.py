@@ -21,7 +21,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmkd_graph.datasets import generate_shapes
+from mmkd_graph.datasets.shapes import generate_shapes, print_progress
 from mmkd_graph.engine.runs import Run, RunFailed, interruptible
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
@@ -43,12 +43,6 @@ class Stages:
         self.done += 1
         clock = time.strftime('%M:%S', time.gmtime(time.monotonic() - self.started))
         print(f'[{self.done}/{STAGES}] {clock} {name}', flush=True)
-
-
-def show_images(done: int, total: int) -> None:
-    """Print every tenth of the way; called once per image."""
-    if done == total or done % max(1, total // 10) == 0:
-        print(f'{done}/{total} images', flush=True)
 
 
 def parameters(config: str) -> int:
@@ -87,7 +81,7 @@ def main() -> int:
     data_root = work_dir / f'shapes-{args.seed}'
     stages = Stages()
     stages.begin(f'generate the data set in {data_root}')
-    generate_shapes(data_root, args.seed, workers=os.cpu_count() or 1, progress=show_images)
+    generate_shapes(data_root, args.seed, workers=os.cpu_count() or 1, progress=print_progress)
 
     options = {'randomness.seed': args.seed}
     for split in ('train', 'val', 'test'):

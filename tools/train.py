@@ -20,6 +20,7 @@ from mmengine.config import Config
 
 from mmkd_graph.checking import CheckFailed
 from mmkd_graph.checking.findings import one_line
+from mmkd_graph.checkpoints import is_address
 from mmkd_graph.datasets.reading import UnreadableImage
 from mmkd_graph.engine.errors import NotStarted, WrongInput
 from mmkd_graph.engine.guards import check_data, check_weights, guard
@@ -40,7 +41,7 @@ from mmkd_graph.engine.launch import (
     leave_processes,
     load_config,
 )
-from mmkd_graph.engine.resuming import find_resume_point, find_start, is_address, named_checkpoint
+from mmkd_graph.engine.resuming import find_resume_point, find_start, named_checkpoint
 from mmkd_graph.engine.runner import CANNOT_WRITE
 from mmkd_graph.losses.names import changed_losses
 

@@ -12,15 +12,15 @@ import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, autocast
 from torch.nn.parallel import DistributedDataParallel
 
-from mmkd_graph.datasets.annotations import no_garbage_collection
+from mmkd_graph.datasets.coco_files import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.teacher import model_of
 from mmkd_graph.registry import type_name
+from mmkd_graph.unwrapping import unwrapped
 
 from .accuracy import check_accuracy
 from .batches import batch_size, metainfo_of, sample_batches
@@ -165,8 +165,7 @@ def check_runner(runner: Runner) -> list[Finding]:
 
     All ranks have to call this. The model and the data sets are those of the runner.
     """
-    wrapped = is_model_wrapper(runner.model)
-    model = runner.model.module if wrapped else runner.model
+    model = unwrapped(runner.model)
     if not isinstance(model, GraphDistiller):
         return []
     train = runner.train_dataloader
@@ -193,7 +192,7 @@ def check_runner(runner: Runner) -> list[Finding]:
     findings = agreed(findings)
     if failed(findings):
         return findings
-    if wrapped and not isinstance(runner.model, DistributedDataParallel):
+    if model is not runner.model and not isinstance(runner.model, DistributedDataParallel):
         found = f'not looked at, as {type(runner.model).__name__} shares the weights out'
         return [*findings, Finding(WARNING, 'model.losses', found)]
     return agreed(findings + check_losses(model, batches, lambda: runner.optim_wrapper.optim_context(model)))

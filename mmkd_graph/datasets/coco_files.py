@@ -15,30 +15,6 @@ from .images import SECONDS, Expected, Listings, look_at_images
 from .problems import ERROR, WARNING, Problem, Problems, are_numbers, is_far_outside, listed, shown
 
 
-def check_coco(
-    file: str | os.PathLike[str],
-    classes: Sequence[str],
-    images: str | os.PathLike[str] | None = None,
-    test_mode: bool = False,
-    key: str = '',
-    **reading: Any,
-) -> list[Problem]:
-    """Look through a COCO annotation file and the headers of its images.
-
-    Args:
-        file: the JSON file.
-        classes: the class names of the detector, in its order.
-        images: folder that the file names are relative to; None leaves the images alone.
-        test_mode: annotations may be missing.
-        key: config key, for the problems.
-        **reading: of the images, see :func:`read_coco`.
-
-    Returns:
-        What was found, errors first.
-    """
-    return read_coco(file, classes, images, test_mode, key, **reading)[0]
-
-
 def read_coco(
     file: str | os.PathLike[str],
     classes: Sequence[str],
@@ -48,15 +24,20 @@ def read_coco(
     turned: bool = True,
     seconds: float = SECONDS,
 ) -> tuple[list[Problem], list[str]]:
-    """As :func:`check_coco`.
+    """Look through a COCO annotation file and the headers of its images.
 
     Args:
-        file: see :func:`check_coco`; so are ``classes``, ``images``, ``test_mode`` and ``key``.
+        file: the JSON file.
+        classes: the class names of the detector, in its order.
+        images: folder that the file names are relative to; None leaves the images alone.
+        test_mode: annotations may be missing.
+        key: config key, for the problems.
         turned: whether the images' EXIF orientation counts, see :func:`~mmkd_graph.datasets.images.image_size`.
         seconds: time for the images' headers; 0 leaves them alone.
 
     Returns:
-        What was found, and the classes in the order of mmdet's labels, which is that of the file's categories.
+        What was found, errors first, and the classes in the order of mmdet's labels, which is that of the file's
+        categories.
     """
     problems = Problems(file, key)
     content = _read_json(file, problems)

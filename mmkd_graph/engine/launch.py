@@ -21,11 +21,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd_graph.checking.origins import config_error
-from mmkd_graph.checkpoints import TRUST, allow_logs, trust_files
+from mmkd_graph.checkpoints import TRUST, allow_logs, is_address, trust_files
 
 from .errors import NotStarted
 from .interrupts import say
-from .resuming import is_address
 
 # What each launcher calls rank, number of processes, rank on the node; torchrun's names are torch's own.
 RANK_VARIABLES = {

@@ -26,7 +26,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 """The programs of the checkout."""
 
 _PROGRESS = re.compile(
-    r'(?:Iter|Epoch)\((?:train|test)\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
+    r'(?:Iter|Epoch)\((?P<what>train|test)\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
 )
 # Let glibc keep and reuse the memory of large tensors: by default every one is mapped anew and returned, page by page.
 _MEMORY = {
@@ -162,9 +162,9 @@ class Run:
                 for line in process.stdout:
                     sink.write(line)
                     if match := _PROGRESS.search(line):
-                        done, total, eta = match.groups()
+                        what, done, total, eta = match.groups()
                         if tenth != (tenth := 10 * int(done) // int(total)):
-                            print(f'{self.work_dir.name}: {done}/{total}, {eta} left', flush=True)
+                            print(f'{self.work_dir.name} {what}: {done}/{total}, {eta} left', flush=True)
                 code = process.wait()
             except BaseException:
                 if process is not None:

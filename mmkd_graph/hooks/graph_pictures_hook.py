@@ -16,7 +16,6 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,6 +26,7 @@ from mmkd_graph.distillers.rng import preserved_rng
 from mmkd_graph.graph import cut_windows, unit_rows
 from mmkd_graph.losses import DistillContext
 from mmkd_graph.registry import HOOKS
+from mmkd_graph.unwrapping import unwrapped
 from mmkd_graph.visualization import laplacian_spectrum, plot_affinities, plot_losses, plot_spectra, window_affinity
 
 WINDOW = 4
@@ -144,7 +144,7 @@ class GraphPicturesHook(Hook):
 
     def _graphs(self, runner: Runner) -> _Graphs:
         """Graphs of the probe batch at this moment; leaves no trace in the model or the random generators."""
-        model = _unwrap(runner)
+        model = unwrapped(runner.model)
         with preserved_rng(), torch.no_grad():
             seed_generators(0)  # a training pipeline with random transforms has to give the same images again
             batch = model.data_preprocessor(self._probe(runner), training=False)
@@ -193,12 +193,8 @@ def _draw_graphs(folder: Path, before: _Graphs, after: _Graphs) -> list[str]:
     return ['affinity.png', 'spectra.png']
 
 
-def _unwrap(runner: Runner) -> torch.nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _is_distiller(runner: Runner) -> bool:
-    return callable(getattr(_unwrap(runner), 'pyramids', None))
+    return callable(getattr(unwrapped(runner.model), 'pyramids', None))
 
 
 def _folder(runner: Runner) -> Path:

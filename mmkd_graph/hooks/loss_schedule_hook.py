@@ -9,12 +9,12 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.graph.arguments import argument_error, check_choice, check_number
 from mmkd_graph.registry import HOOKS
+from mmkd_graph.unwrapping import unwrapped
 
 
 @HOOKS.register_module()
@@ -100,7 +100,7 @@ class LossScheduleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the losses; see the class for what is refused."""
-        model = _unwrap(runner)
+        model = unwrapped(runner.model)
         if not isinstance(model, GraphDistiller):
             raise ValueError(f'LossScheduleHook: the model is a {type(model).__name__}; accepted: a GraphDistiller')
         self._names = self._scheduled(model)
@@ -127,7 +127,7 @@ class LossScheduleHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set and log the factor of this iteration."""
-        model = _unwrap(runner)
+        model = unwrapped(runner.model)
         if self.by_epoch:
             factor = self.factor(runner.iter / len(runner.train_dataloader), runner.max_epochs)
         else:
@@ -149,7 +149,3 @@ class LossScheduleHook(Hook):
                 f'LossScheduleHook.losses: {", ".join(unknown)} not in the model; accepted: {", ".join(known)}'
             )
         return known if self.losses is None else self.losses
-
-
-def _unwrap(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

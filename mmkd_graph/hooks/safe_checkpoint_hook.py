@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,16 +11,16 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmkd_graph.checkpoints import remove_partial
+from mmkd_graph.checkpoints import is_address, remove_partial
 from mmkd_graph.datasets.metainfo import common_metainfo
 from mmkd_graph.plain import plain
 from mmkd_graph.registry import HOOKS
+from mmkd_graph.unwrapping import unwrapped
 
 
 class _RemovesLater:
@@ -64,7 +63,7 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        local = not re.match(r'[\w-]+:', str(kwargs.get('out_dir') or ''))
+        local = not is_address(str(kwargs.get('out_dir') or ''))
         if local and kwargs.get('backend_args') is None and kwargs.get('file_client_args') is None:
             kwargs['backend_args'] = dict(backend='mmkd_graph.whole')
             self._whole = True
@@ -141,7 +140,7 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             FloatingPointError: naming the parameters.
         """
-        model = _unwrap(runner)
+        model = unwrapped(runner.model)
         states = (checkpoint['state_dict'], checkpoint.get('ema_state_dict', {}))
         broken = [
             name
@@ -197,7 +196,7 @@ class SafeCheckpointHook(CheckpointHook):
             metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
             if _are_equal(plain(metainfo), meta.get('dataset_metas', meta['dataset_meta'])):
                 meta['dataset_meta'] = metainfo  # mmengine compares the pickles of the two, not what they say
-        parameters = dict(_unwrap(runner).named_parameters())
+        parameters = dict(unwrapped(runner.model).named_parameters())
         for name, gradient in checkpoint.get('gradients', {}).items():
             parameters[name].grad = gradient.to(parameters[name])
 
@@ -215,10 +214,6 @@ def _are_equal(one: Any, other: Any) -> bool:
         return bool(one == other)
     except (ValueError, RuntimeError):  # arrays in them
         return False
-
-
-def _unwrap(runner: Runner) -> torch.nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _is_accumulating(runner: Runner) -> bool:

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
-from mmkd_graph.datasets.annotations import check_coco, check_dataset, check_datasets, check_voc
+from mmkd_graph.datasets.annotations import check_datasets
+from mmkd_graph.datasets.coco_files import read_coco
 from mmkd_graph.datasets.images import Expected, image_size, look_at_images
-from mmkd_graph.datasets.problems import Problems
+from mmkd_graph.datasets.problems import Problem, Problems
+from mmkd_graph.datasets.voc_files import check_voc
 
 SPLIT = 'annotations/instances_train.json'
 
@@ -28,6 +30,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('annotations') / 'data'
     generate_shapes(root, num_train=6, num_val=1, num_test=1)
     return root
+
+
+def check_dataset(dataset: dict[str, Any]) -> list[Problem]:
+    return check_datasets(dict(train_dataloader=dict(dataset=dataset)))
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def save_image(path: Path, size: tuple[int, int], orientation: int = 1, **option
 def found(content: Any, whole: Path, tmp_path: Path, classes: tuple = tuple(CLASSES)) -> list[str]:
     file = tmp_path / 'file.json'
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    problems = check_coco(file, classes, whole / 'VOC2007' / 'JPEGImages')
+    problems = read_coco(file, classes, whole / 'VOC2007' / 'JPEGImages')[0]
     return [f'{p.severity}: {str(p).removeprefix(str(file)).strip(", :")}' for p in problems]
 
 
@@ -383,7 +389,7 @@ def test_nothing_in_a_coco_file_breaks_the_look_through_it(tmp_path_factory, dat
         entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(ANYTHING)
     file = tmp_path_factory.getbasetemp() / 'fuzzed.json'
     file.write_text(json.dumps(content))
-    for problem in check_coco(file, ['cat'], file.parent):
+    for problem in read_coco(file, ['cat'], file.parent)[0]:
         assert str(problem).encode()
 
 
