@@ -118,40 +118,38 @@ class Suite:
         Raises:
             SuiteError: naming the key, what was given and what is accepted.
         """
-        if not Path(path).is_file():
-            raise SuiteError(f'{path}: no such suite')
+
+        def need(fulfilled: object, otherwise: str) -> None:
+            if not fulfilled:
+                raise SuiteError(f'{path}: {otherwise}')
+
+        need(Path(path).is_file(), 'no such suite')
         content = Config.fromfile(path).to_dict()
         names = {one.name for one in fields(cls)}
-        if unknown := sorted(content.keys() - names):
-            raise SuiteError(f'{path}: {", ".join(unknown)}; accepted: {", ".join(sorted(names))}')
-        if missing := sorted({'teacher', 'student', 'methods'} - content.keys()):
-            raise SuiteError(f'{path} lacks {", ".join(missing)}')
+        unknown, missing = sorted(content.keys() - names), sorted({'teacher', 'student', 'methods'} - content.keys())
+        need(not unknown, f'{", ".join(unknown)}; accepted: {", ".join(sorted(names))}')
+        need(not missing, f'it lacks {", ".join(missing)}')
         for key in ('teacher', 'student', 'pretrain'):
-            if content.get(key) is not None and not Path(content[key]).is_file():
-                raise SuiteError(f'{path}: {key}={content[key]!r}: no such config')
+            given = content.get(key)
+            need(given is None or Path(given).is_file(), f'{key}={given!r}: no such config')
+            need(key not in content['methods'], f'methods.{key}; accepted: any other name')
         for name, method in content['methods'].items():
-            if name in ('teacher', 'student', 'pretrain'):
-                raise SuiteError(f'{path}: methods.{name}; accepted: any other name')
-            if not (
-                Path(method).is_file() if isinstance(method, str) else isinstance(method, dict) and 'type' in method
-            ):
-                raise SuiteError(f'{path}: methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
-        tune = content.get('tune')
-        if tune is not None and not (
-            {'key', 'values'} <= tune.keys() <= {'key', 'values', 'seed'}
-            and len(tune['values']) > 1
-            and list(tune['values']) == sorted(set(tune['values']))
-            and isinstance(tune.get('seed', 0), int)
-        ):
-            raise SuiteError(
-                f'{path}: tune={tune}; accepted: dict(key=…, values=[…]) with at least two values that ascend, and '
-                'seed=<integer>'
-            )
-        if taken := sorted({'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})):
-            raise SuiteError(f'{path}: distiller.{taken[0]}; accepted: other options of GraphDistiller')
+            fits = Path(method).is_file() if isinstance(method, str) else isinstance(method, dict) and 'type' in method
+            need(fits, f'methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
+        taken = {'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})
+        need(not taken, f'distiller.{min(taken, default="")}; accepted: other options of GraphDistiller')
         suite = cls(**content)
-        if tune is not None and not any(map(suite.tunes, suite.methods)):
-            raise SuiteError(f'{path}: tune.key={tune["key"]!r}; accepted: a key that one of the methods has')
+        if (tune := suite.tune) is not None:
+            need(
+                {'key', 'values'} <= tune.keys() <= {'key', 'values', 'seed'}
+                and len(tune['values']) > 1
+                and list(tune['values']) == sorted(set(tune['values']))
+                and isinstance(tune.get('seed', 0), int),
+                f'tune={tune}; accepted: dict(key=…, values=[…]) with at least two values that ascend, and '
+                'seed=<integer>',
+            )
+            tuned = any(map(suite.tunes, suite.methods))
+            need(tuned, f'tune.key={tune["key"]!r}; accepted: a key that one of the methods has')
         return suite
 
     def tunes(self, name: str) -> bool:
@@ -267,11 +265,11 @@ class Comparison:
             self.suite = replace(self.suite, student=student)
         if self.suite.tune:
             self.tune()
-        students = {('student', seed): self.run('student', self.suite.student, seed) for seed in args.seeds}
-        runs = {
-            (name, seed): self.learner(name, self.chosen(name), seed) for seed in args.seeds for name in args.methods
-        }
-        found |= self.finish(students | runs, args.split)
+        runs = {}
+        for seed in args.seeds:
+            runs['student', seed] = self.run('student', self.suite.student, seed)
+            runs |= {(name, seed): self.learner(name, self.chosen(name), seed) for name in args.methods}
+        found |= self.finish(runs, args.split)
         results: Results = {}
         for name in ('teacher', 'student', *args.methods):
             rows = [found[name, seed] for seed in (args.seeds[:1] if name == 'teacher' else args.seeds)]
@@ -328,7 +326,8 @@ class Comparison:
             return dict(ap=ap, ap50=ap50, seconds=run.seconds_per_iteration())
 
         with ThreadPoolExecutor(self.args.jobs) as pool:
-            return dict(zip(runs, pool.map(one, runs.values()), strict=True))
+            futures = {key: pool.submit(one, run) for key, run in runs.items()}
+        return {key: future.result() for key, future in futures.items()}
 
     def report(self, results: Results, where: str) -> str:
         """The table, and how its numbers were made."""

@@ -58,6 +58,15 @@ import yapf
     assert done.returncode == 1 and 'EOFError: Ran out of input' in done.stderr
 
 
+@pytest.mark.parametrize('script', ['train.py', 'test.py', 'check.py'])
+def test_a_tool_of_a_checkout_that_is_not_installed_says_what_to_do(script: str) -> None:
+    done = run(sys.executable, '-S', TOOLS / script, 'config.py', PYTHONPATH='')
+    assert done.returncode == 1
+    assert done.stderr == (
+        f'{script}: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .\n'
+    )
+
+
 def free_port() -> str:
     with socket.socket() as server:
         server.bind(('127.0.0.1', 0))
