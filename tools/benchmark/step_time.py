@@ -237,12 +237,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.memory_of:
         print(f'MEMORY {memory_of(args.memory_of, args)}')
         return 0
+    measured: dict[str, int] = {}
+    if args.memory and args.device == 'cpu':  # first: a child's peak begins with what its parent holds
+        measured = memories([name for name in args.paths if not name.endswith(ALONE)])
     bench = Bench(args)
     paths = {name: bench.path(name) for name in args.paths}  # the first one builds the teacher
     steps = {'student': bench.step(bench.student), 'teacher': bench.features(), **paths}
     seconds, peaks = alternate(steps, args.rounds, args.warmup, bench.device)
-    if args.memory and bench.device.type == 'cpu':
-        peaks = memories([name for name in args.paths if not name.endswith(ALONE)])
+    peaks |= measured
     where = machine(bench.device)
     text = report(args, seconds, peaks, where)
     arguments = {k: str(v) for k, v in vars(args).items()}
