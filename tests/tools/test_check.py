@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import import_tool, save_weights, tiny_retinanet
+from conftest import import_tool
 from mmdet.models import RetinaHead, RetinaNet
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
@@ -22,6 +22,7 @@ from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.distillers import FrozenTeacher
 from mmkd_graph.engine.start import without_optional_parts
 from mmkd_graph.losses import PyramidLoss
+from mmkd_graph.testing import save_weights, tiny_retinanet
 
 ROOT = Path(__file__).resolve().parents[2]
 

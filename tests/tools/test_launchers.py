@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHAPES_RUN, TOOLS, save_weights, tiny_retinanet
+from conftest import SHAPES_RUN, TOOLS
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
+from mmkd_graph.testing import save_weights, tiny_retinanet
 
 CONFIG = (
     SHAPES_RUN
