@@ -184,6 +184,11 @@ def damage(path: str | os.PathLike[str]) -> str | None:
     return f'its contents are damaged ({broken})' if broken else None
 
 
+def is_address(path: str) -> bool:
+    """Whether ``path`` is anything else than a local file: a URL, or a scheme of mmengine's."""
+    return re.match(r'[\w-]+:', path) is not None
+
+
 def not_weights(path: str | os.PathLike[str]) -> str | None:
     """Why a local file cannot be loaded as weights, in words; None if it can.
 

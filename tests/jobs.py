@@ -118,6 +118,5 @@ def _work(argv: list[str], log: str, before: str, environment: Mapping[str, str]
     # Formatting a config for the log and for every checkpoint takes longer than an iteration.
     mmengine.config.config.FormatCode = lambda text, **_: (text, False)
     sys.argv = argv
-    sys.path.insert(0, str(TOOLS))
     exec(before, {})
     runpy.run_path(argv[0], run_name='__main__')

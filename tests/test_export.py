@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_retinanet
 from mmcv.ops import nms
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.datasets import CocoDataset
@@ -22,6 +21,7 @@ from mmkd_graph.datasets.seeding import SeededSampler
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.export import export_student, student_config
 from mmkd_graph.hooks import SafeCheckpointHook, StudentExportHook
+from mmkd_graph.testing import tiny_retinanet
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),

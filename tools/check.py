@@ -15,14 +15,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-# mmdet prints when it is imported; what this program has to say is alone in its output
-with contextlib.redirect_stdout(sys.stderr):
-    from launch import RANK_VARIABLES, add_options, fail, load_config
-    from mmengine.logging import MMLogger
-    from mmengine.registry import init_default_scope
-    from train import apply_options
+try:
+    from mmkd_graph.engine.start import start
+except ModuleNotFoundError:
+    sys.exit('check.py: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .')
 
-    from mmkd_graph.checking import Finding, check_config, failed, side_by_side
+if __name__ == '__main__':
+    with contextlib.redirect_stdout(sys.stderr):  # what this program has to say is alone in its output
+        start()
+
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+
+from mmkd_graph.checking import Finding, check_config, failed, side_by_side
+from mmkd_graph.engine.interrupts import ended_by_signals
+from mmkd_graph.engine.launch import RANK_VARIABLES, add_options, apply_training_options, fail, load_config
 
 _ROWS = 12
 """Equal classes that the table shows; those that differ are all in it."""
@@ -77,7 +84,7 @@ def main() -> int:
         if value < least:
             fail(f'{name}: {value}; accepted: at least {least}')
     cfg = load_config(args)
-    apply_options(cfg, args)
+    apply_training_options(cfg, args)
     if scope := cfg.get('default_scope', 'mmengine'):  # as the runner has it; None in pure Python configs
         init_default_scope(scope)
     findings = []
@@ -103,4 +110,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with ended_by_signals():
+        sys.exit(main())

@@ -15,10 +15,12 @@ config=$1 checkpoint=$2 gpus=$3
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "dist_test.sh: GPUS should be a number, not '$gpus'" >&2; usage; }
 [[ -f $config ]] || { echo "dist_test.sh: no config file '$config'" >&2; exit 2; }
 
-exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/torchrun.py" \
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH=${tools%/*}${PYTHONPATH:+:$PYTHONPATH}
+exec "${PYTHON:-python}" -m mmkd_graph.engine.torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${PORT:-29500}" \
     --nproc_per_node="$gpus" \
-    "$(dirname "${BASH_SOURCE[0]}")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"
+    "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

@@ -15,10 +15,12 @@ config=$1 gpus=$2
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "dist_train.sh: GPUS should be a number, not '$gpus'" >&2; usage; }
 [[ -f $config ]] || { echo "dist_train.sh: no config file '$config'" >&2; exit 2; }
 
-exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/torchrun.py" \
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH=${tools%/*}${PYTHONPATH:+:$PYTHONPATH}
+exec "${PYTHON:-python}" -m mmkd_graph.engine.torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${PORT:-29500}" \
     --nproc_per_node="$gpus" \
-    "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" --launcher pytorch "${@:3}"
+    "$tools/train.py" "$config" --launcher pytorch "${@:3}"

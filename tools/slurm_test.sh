@@ -19,6 +19,8 @@ if (( per_node > 0 )); then
 fi
 read -ra srun_args <<<"${SRUN_ARGS:-}"
 
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH=${tools%/*}${PYTHONPATH:+:$PYTHONPATH}
 set -x
 exec srun -p "$1" --job-name="$2" \
     ${gpu_options[@]+"${gpu_options[@]}"} \
@@ -26,4 +28,4 @@ exec srun -p "$1" --job-name="$2" \
     --cpus-per-task="${CPUS_PER_TASK:-5}" \
     --kill-on-bad-exit=1 \
     ${srun_args[@]+"${srun_args[@]}"} \
-    "${PYTHON:-python}" -u "$(dirname "${BASH_SOURCE[0]}")/test.py" "$3" "$4" --launcher=slurm "${@:5}"
+    "${PYTHON:-python}" -u "$tools/test.py" "$3" "$4" --launcher=slurm "${@:5}"

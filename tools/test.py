@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch import add_options, build_runner, config_errors, fail, leave_processes, load_config
+try:
+    from mmkd_graph.engine.start import start
+except ModuleNotFoundError:
+    sys.exit('test.py: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .')
+
+if __name__ == '__main__':
+    start()
+
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
@@ -20,6 +28,7 @@ from mmengine.runner import Runner
 
 from mmkd_graph.distillers.weights import read_checkpoint
 from mmkd_graph.engine.interrupts import ended_by_signals
+from mmkd_graph.engine.launch import add_options, build_runner, config_errors, fail, leave_processes, load_config
 from mmkd_graph.export import student_model
 
 

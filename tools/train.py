@@ -8,21 +8,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from launch import (
-    add_options,
-    build_runner,
-    check_checkpoint,
-    config_errors,
-    fail,
-    is_first_process,
-    leave_processes,
-    load_config,
-    say,
-)
+try:
+    from mmkd_graph.engine.start import start
+except ModuleNotFoundError:
+    sys.exit('train.py: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .')
+
+if __name__ == '__main__':
+    start()
+
 from mmengine.config import Config
 
 from mmkd_graph.checking import CheckFailed
 from mmkd_graph.checking.findings import one_line
+from mmkd_graph.checkpoints import is_address
 from mmkd_graph.datasets.reading import UnreadableImage
 from mmkd_graph.engine.errors import NotStarted, WrongInput
 from mmkd_graph.engine.guards import check_data, check_weights, guard
@@ -30,10 +28,20 @@ from mmkd_graph.engine.interrupts import (
     command_to_go_on,
     ended_by_signals,
     hidden_cause,
+    is_first_rank,
     is_worker_death,
     raise_pending,
+    say,
 )
-from mmkd_graph.engine.resuming import find_resume_point, find_start, is_address, named_checkpoint
+from mmkd_graph.engine.launch import (
+    add_options,
+    apply_training_options,
+    build_runner,
+    config_errors,
+    leave_processes,
+    load_config,
+)
+from mmkd_graph.engine.resuming import find_resume_point, find_start, named_checkpoint
 from mmkd_graph.engine.runner import CANNOT_WRITE
 from mmkd_graph.losses.names import changed_losses
 
@@ -60,23 +68,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def apply_options(cfg: Config, args: argparse.Namespace) -> None:
-    if args.amp:
-        if 'optim_wrapper' not in cfg:
-            fail('--amp: the config has no optim_wrapper')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
-    if args.auto_scale_lr:
-        if not {'enable', 'base_batch_size'} <= set(cfg.get('auto_scale_lr', ())):
-            fail('--auto-scale-lr: the config lacks auto_scale_lr = dict(enable=…, base_batch_size=…)')
-        cfg.auto_scale_lr.enable = True
-    if args.resume == 'auto':
-        cfg.resume = 'auto'
-    elif args.resume is not None:
-        check_checkpoint(args.resume, '--resume')
-        cfg.resume, cfg.load_from = True, args.resume
-
-
 def guard_other_runner(cfg: Config) -> None:
     """Do for another runner that the config names what ``TrainingRunner`` does by itself, as far as it can be done.
 
@@ -85,7 +76,7 @@ def guard_other_runner(cfg: Config) -> None:
     """
     guard(cfg)
     start = find_start(cfg.work_dir, cfg.get('load_from'), cfg.get('resume', False), sharded=True)
-    if is_first_process(cfg):
+    if is_first_rank():
         for reason in (*(f'passed over {reason}' for reason in start.passed_over), *changed_losses(start.config)):
             say(f'--resume: {reason}')
     if start.error:
@@ -94,7 +85,7 @@ def guard_other_runner(cfg: Config) -> None:
     if start.seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
         # mmengine takes over the seed of a checkpoint only after the data loader has been built with another one
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=start.seed)
-    if is_first_process(cfg):
+    if is_first_rank():
         check_weights(start)
         check_data(cfg, say)
 
@@ -103,7 +94,7 @@ def main() -> None:
     args = parse_args()
     with ended_by_signals(command_to_go_on):
         cfg = load_config(args)
-        apply_options(cfg, args)
+        apply_training_options(cfg, args)
         if args.no_check:
             cfg.training_check = False
         try:
@@ -125,11 +116,11 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
 def end(error: BaseException, cfg: Config) -> None:
     """End with a line for what is known to go wrong; raise what is not."""
     if isinstance(error, NotStarted):
-        if is_first_process(cfg):
+        if is_first_rank():
             say(f'error: {error}')
         sys.exit(error.code)
     if isinstance(error, CheckFailed):
-        if is_first_process(cfg):
+        if is_first_rank():
             for failure in error.failures:
                 say(str(failure))
             say('error: the training was not started; tools/check.py tells more, --no-check starts it all the same')

@@ -3,17 +3,6 @@
 # (R-18 from R-50). There the student's head starts from the teacher's too, which this config leaves out.
 # Run:    python tools/train.py configs/baselines/retinanet_r50_fpn_fitnet-r101_1x_coco.py
 # 8 GPUs: bash tools/dist_train.sh configs/baselines/retinanet_r50_fpn_fitnet-r101_1x_coco.py 8
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/pictures.py']
+_base_ = '../crg/retinanet_r50_fpn_crg-r101_1x_coco.py'
 
-model = dict(
-    _delete_=True,
-    type='mmkd_graph.GraphDistiller',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
-        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/'
-        'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
-    ),
-    adapter='always',
-    losses=dict(fitnet=dict(type='mmkd_graph.FitNetLoss')),
-)
+model = dict(adapter='always', losses=dict(_delete_=True, fitnet=dict(type='mmkd_graph.FitNetLoss')))

@@ -4,19 +4,8 @@
 # the other configs do.
 # Run:    python tools/train.py configs/baselines/retinanet_r50_fpn_mgd-r101_1x_coco.py
 # 8 GPUs: bash tools/dist_train.sh configs/baselines/retinanet_r50_fpn_mgd-r101_1x_coco.py 8
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/pictures.py']
+_base_ = '../crg/retinanet_r50_fpn_crg-r101_1x_coco.py'
 
-model = dict(
-    _delete_=True,
-    type='mmkd_graph.GraphDistiller',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
-        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/'
-        'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
-    ),
-    init_student='teacher',
-    losses=dict(mgd=dict(type='mmkd_graph.MGDLoss')),
-)
+model = dict(init_student='teacher', losses=dict(_delete_=True, mgd=dict(type='mmkd_graph.MGDLoss')))
 
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -3,24 +3,9 @@
 # iterations, less than 0.1 epochs), falls along a cosine, and is off in the last epoch (there the teacher rests).
 # Run:    python tools/train.py configs/crg/retinanet_r50_fpn_crg-r101-ratio_1x_coco.py
 # 8 GPUs: bash tools/dist_train.sh configs/crg/retinanet_r50_fpn_crg-r101-ratio_1x_coco.py 8
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+_base_ = './retinanet_r50_fpn_crg-r101_1x_coco.py'
 
-model = dict(
-    _delete_=True,
-    type='mmkd_graph.GraphDistiller',
-    student={{_base_.model}},
-    teacher=dict(
-        config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
-        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/'
-        'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
-    ),
-    losses=dict(
-        crg=dict(
-            type='mmkd_graph.CRGLoss',
-            loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=50),
-        )
-    ),
-)
+model = dict(losses=dict(crg=dict(loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=50))))
 
 custom_hooks = [
     dict(type='mmkd_graph.GraphPicturesHook'),

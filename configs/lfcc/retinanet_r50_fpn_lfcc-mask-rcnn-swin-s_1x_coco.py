@@ -3,16 +3,12 @@
 # 8, 16, 32 and 64.
 # Run:    python tools/train.py configs/lfcc/retinanet_r50_fpn_lfcc-mask-rcnn-swin-s_1x_coco.py
 # 8 GPUs: bash tools/dist_train.sh configs/lfcc/retinanet_r50_fpn_lfcc-mask-rcnn-swin-s_1x_coco.py 8
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/pictures.py']
+_base_ = './retinanet_r50_fpn_lfcc-pvtv2-b2_1x_coco.py'
 
 model = dict(
-    _delete_=True,
-    type='mmkd_graph.GraphDistiller',
-    student={{_base_.model}},
     teacher=dict(
         config='mmdet::swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/swin/mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco/'
         'mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco_20210903_104808-b92c91f1.pth',
     ),
-    losses=dict(lfcc=dict(type='mmkd_graph.LFCCLoss')),
 )

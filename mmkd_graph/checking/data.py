@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmkd_graph.datasets.annotations import ERROR, NOTE, check_datasets
+from mmkd_graph.datasets.annotations import check_datasets
+from mmkd_graph.datasets.problems import ERROR, NOTE
 
 from .findings import FAIL, OK, WARNING, Finding
 

@@ -15,12 +15,12 @@ from mmengine.device import get_device
 from mmengine.runner import Runner, autocast
 from torch.nn.parallel import DistributedDataParallel
 
-from mmkd_graph.datasets.annotations import no_garbage_collection
+from mmkd_graph.datasets.coco_files import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.teacher import model_of
-from mmkd_graph.distillers.wrapper import unwrapped
 from mmkd_graph.registry import type_name
+from mmkd_graph.unwrapping import unwrapped
 
 from .accuracy import check_accuracy
 from .batches import batch_size, metainfo_of, sample_batches

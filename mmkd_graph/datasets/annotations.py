@@ -7,31 +7,19 @@ the file or the entry, and leaves out boxes without area and objects of unknown 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdet.datasets import CocoDataset, XMLDataset
 from mmdet.registry import DATASETS
 
+from mmkd_graph.checkpoints import is_address
 from mmkd_graph.registry import type_name
 
-from .coco_files import check_coco, no_garbage_collection, read_coco
+from .coco_files import read_coco
 from .images import SECONDS
-from .problems import ERROR, NOTE, WARNING, Problem, listed, shown, sort_by_severity
+from .problems import ERROR, Problem, listed, shown, sort_by_severity
 from .voc_files import check_voc
-
-__all__ = [
-    'ERROR',
-    'NOTE',
-    'WARNING',
-    'Problem',
-    'check_coco',
-    'check_dataset',
-    'check_datasets',
-    'check_voc',
-    'no_garbage_collection',
-]
 
 _MAKES_OTHERS = ('ann_file', 'data_root', 'data_prefix', 'metainfo', 'test_mode', 'filter_cfg', 'type')
 
@@ -71,24 +59,10 @@ def check_datasets(
         evaluator = cfg.get(loader.replace('dataloader', 'evaluator'))
         local = isinstance(evaluator, Mapping) and not evaluator.get('backend_args')
         file = str(evaluator.get('ann_file') or '') if local else ''
-        if file and _is_local(file) and not os.path.isfile(file):
+        if file and not is_address(file) and not os.path.isfile(file):
             key = f'{loader.replace("dataloader", "evaluator")}.ann_file'
             problems.append(Problem(ERROR, file, '', 'there is no such file', key))
     return sort_by_severity(problems)
-
-
-def check_dataset(dataset: Mapping[str, Any], key: str = '', seconds: float = SECONDS) -> list[Problem]:
-    """Look through one data set.
-
-    Args:
-        dataset: its config.
-        key: its config key.
-        seconds: time for the headers of its images.
-
-    Returns:
-        What was found, errors first.
-    """
-    return _look(dataset, key, seconds)[0]
 
 
 def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Problem], list[str]]:
@@ -107,7 +81,7 @@ def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Pr
     root = str(dataset.get('data_root') or '')
     prefix = dict(dataset.get('data_prefix') or {})
     paths = [root, str(dataset.get('ann_file') or ''), *map(str, prefix.values())]
-    if dataset.get('backend_args') or not dataset.get('ann_file') or not all(map(_is_local, paths)):
+    if dataset.get('backend_args') or not dataset.get('ann_file') or any(map(is_address, paths)):
         return [], []
     if root and not os.path.isdir(root):
         where = f'there is no such folder (working directory {os.getcwd()})'
@@ -140,7 +114,7 @@ def _class_names(classes: Any) -> list[str]:
     if not classes:
         return []
     if isinstance(classes, str):
-        if not _is_local(classes):
+        if is_address(classes):
             return []
         if not os.path.exists(classes):
             names = tuple(name.strip() for name in classes.split(',') if name.strip())
@@ -186,7 +160,3 @@ def _leaves(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _leaves(inner, f'{key}.datasets.{i}')
     else:
         yield key, dataset
-
-
-def _is_local(path: str) -> bool:
-    return re.match(r'[\w-]+:', path) is None

@@ -12,31 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .images import SECONDS, Expected, Listings, look_at_images
-from .problems import ERROR, WARNING, Findings, Problem, are_numbers, is_far_outside, listed, shown
-
-
-def check_coco(
-    file: str | os.PathLike[str],
-    classes: Sequence[str],
-    images: str | os.PathLike[str] | None = None,
-    test_mode: bool = False,
-    key: str = '',
-    **reading: Any,
-) -> list[Problem]:
-    """Look through a COCO annotation file and the headers of its images.
-
-    Args:
-        file: the JSON file.
-        classes: the class names of the detector, in its order.
-        images: folder that the file names are relative to; None leaves the images alone.
-        test_mode: annotations may be missing.
-        key: config key, for the problems.
-        **reading: of the images, see :func:`read_coco`.
-
-    Returns:
-        What was found, errors first.
-    """
-    return read_coco(file, classes, images, test_mode, key, **reading)[0]
+from .problems import ERROR, WARNING, Problem, Problems, are_numbers, is_far_outside, listed, shown
 
 
 def read_coco(
@@ -48,35 +24,40 @@ def read_coco(
     turned: bool = True,
     seconds: float = SECONDS,
 ) -> tuple[list[Problem], list[str]]:
-    """As :func:`check_coco`.
+    """Look through a COCO annotation file and the headers of its images.
 
     Args:
-        file: see :func:`check_coco`; so are ``classes``, ``images``, ``test_mode`` and ``key``.
+        file: the JSON file.
+        classes: the class names of the detector, in its order.
+        images: folder that the file names are relative to; None leaves the images alone.
+        test_mode: annotations may be missing.
+        key: config key, for the problems.
         turned: whether the images' EXIF orientation counts, see :func:`~mmkd_graph.datasets.images.image_size`.
         seconds: time for the images' headers; 0 leaves them alone.
 
     Returns:
-        What was found, and the classes in the order of mmdet's labels, which is that of the file's categories.
+        What was found, errors first, and the classes in the order of mmdet's labels, which is that of the file's
+        categories.
     """
-    findings = Findings(file, key)
-    content = _read_json(file, findings)
+    problems = Problems(file, key)
+    content = _read_json(file, problems)
     if content is None:
-        return findings.all(), []
+        return problems.all(), []
     lists = {name: content.get(name) for name in ('images', 'categories', 'annotations')}
     for name, value in lists.items():
         if not isinstance(value, list) and not (name == 'annotations' and test_mode and value is None):
-            findings.add(ERROR, '', f'there is no list {name!r}, which a COCO annotation file has')
-    if findings.problems:
-        return findings.all(), []
-    names = _check_categories(lists['categories'], classes, findings)
-    sizes, there = _check_images(lists['images'], images, findings)
-    usable, ignored = _check_annotations(lists['annotations'] or [], names, sizes, {*classes}, test_mode, findings)
+            problems.add(ERROR, '', f'there is no list {name!r}, which a COCO annotation file has')
+    if problems.problems:
+        return problems.all(), []
+    names = _check_categories(lists['categories'], classes, problems)
+    sizes, there = _check_images(lists['images'], images, problems)
+    usable, ignored = _check_annotations(lists['annotations'] or [], names, sizes, {*classes}, test_mode, problems)
     if not usable and not test_mode:
         rest = f' ({ignored} are iscrowd or ignore)' if ignored else ''
-        findings.add(ERROR, '', f'there is no usable box of any of the classes{rest}')
+        problems.add(ERROR, '', f'there is no usable box of any of the classes{rest}')
     if seconds:
-        look_at_images(there, findings, turned, seconds)
-    return findings.all(), [name for name in names.values() if name in classes]
+        look_at_images(there, problems, turned, seconds)
+    return problems.all(), [name for name in names.values() if name in classes]
 
 
 @contextmanager
@@ -91,52 +72,52 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_json(file: str | os.PathLike[str], findings: Findings) -> dict | None:
+def _read_json(file: str | os.PathLike[str], problems: Problems) -> dict | None:
     try:
         with no_garbage_collection():
             content = json.loads(Path(file).read_bytes().decode('utf-8'))
     except UnicodeDecodeError as error:
-        findings.add(ERROR, f'byte {error.start}', 'it is not UTF-8 text')
+        problems.add(ERROR, f'byte {error.start}', 'it is not UTF-8 text')
     except json.JSONDecodeError as error:
-        findings.add(ERROR, f'line {error.lineno}, column {error.colno}', f'broken JSON: {error.msg}')
+        problems.add(ERROR, f'line {error.lineno}, column {error.colno}', f'broken JSON: {error.msg}')
     except (RecursionError, ValueError) as error:  # nested too deeply, an integer of too many digits
-        findings.add(ERROR, '', f'it cannot be read: {error}')
+        problems.add(ERROR, '', f'it cannot be read: {error}')
     except OSError as error:
-        findings.add(ERROR, '', f'it cannot be read: {error.strerror}')
+        problems.add(ERROR, '', f'it cannot be read: {error.strerror}')
     else:
         if isinstance(content, dict):
             return content
-        findings.add(ERROR, '', 'it holds no object with images, annotations and categories')
+        problems.add(ERROR, '', 'it holds no object with images, annotations and categories')
     return None
 
 
-def _check_categories(entries: list, classes: Sequence[str], findings: Findings) -> dict[Any, str]:
+def _check_categories(entries: list, classes: Sequence[str], problems: Problems) -> dict[Any, str]:
     """Names by id."""
     names: dict[Any, str] = {}
     for i, entry in enumerate(entries):
         place = _place('categories', i, entry)
         if not isinstance(entry, dict) or not {'id', 'name'} <= entry.keys():
-            findings.add(ERROR, place, _lacks(entry, {'id', 'name'}))
+            problems.add(ERROR, place, _lacks(entry, {'id', 'name'}))
         elif not _is_id(entry['id']) or not isinstance(entry['name'], str):
             what = f'id {shown(entry["id"])}, name {shown(entry["name"])}: accepted are a number and a text'
-            findings.add(ERROR, place, what, 'id or name is not what it should be')
+            problems.add(ERROR, place, what, 'id or name is not what it should be')
         elif entry['id'] in names:
-            findings.add(ERROR, place, 'the id is there twice')
+            problems.add(ERROR, place, 'the id is there twice')
         elif entry['name'] in classes and entry['name'] in names.values():  # one name, two labels
-            findings.add(ERROR, place, f'the class {shown(entry["name"])} is there twice', 'a class is there twice')
+            problems.add(ERROR, place, f'the class {shown(entry["name"])} is there twice', 'a class is there twice')
         else:
             names[entry['id']] = entry['name']
     # mmdet numbers the classes it finds in the file's order: a missing one shifts the labels of those after it
     if missing := [name for name in classes if name not in names.values()]:
         what = f'the classes {listed(missing)} are not there; there are {listed([*names.values()])}'
-        findings.add(ERROR, 'categories', what)
+        problems.add(ERROR, 'categories', what)
     elif [name for name in names.values() if name in {*classes}] != [*classes]:
-        findings.add(WARNING, 'categories', 'other order than metainfo.classes: mmdet labels in the order of the file')
+        problems.add(WARNING, 'categories', 'other order than metainfo.classes: mmdet labels in the order of the file')
     return names
 
 
 def _check_images(
-    entries: list, folder: Any, findings: Findings
+    entries: list, folder: Any, problems: Problems
 ) -> tuple[dict[Any, tuple[float, float]], list[Expected]]:
     """Width and height by id, and the images that are there."""
     sizes: dict[Any, tuple[float, float]] = {}
@@ -145,18 +126,18 @@ def _check_images(
     for i, entry in enumerate(entries):
         place = _place('images', i, entry)
         if not isinstance(entry, dict) or not wanted <= entry.keys():
-            findings.add(ERROR, place, _lacks(entry, wanted))
+            problems.add(ERROR, place, _lacks(entry, wanted))
             continue
         name, width, height = (entry[key] for key in ('file_name', 'width', 'height'))
         if not _is_id(entry['id']) or not isinstance(name, str):
             what = f'id {shown(entry["id"])}, file_name {shown(name)}: accepted are a number and a text'
-            findings.add(ERROR, place, what, 'id or file_name is not what it should be')
+            problems.add(ERROR, place, what, 'id or file_name is not what it should be')
             continue
         if entry['id'] in sizes:
-            findings.add(ERROR, place, 'the id is there twice')
+            problems.add(ERROR, place, 'the id is there twice')
         if not (are_numbers(width, height) and min(width, height) > 0):
             what = f'width {shown(width)}, height {shown(height)}: accepted are numbers > 0'
-            findings.add(ERROR, place, what, 'width or height is no number > 0')
+            problems.add(ERROR, place, what, 'width or height is no number > 0')
             continue
         sizes[entry['id']] = (width, height)
         if folder is None:
@@ -165,12 +146,12 @@ def _check_images(
         if path in files:
             there.append(Expected(path, (width, height), place))
         else:
-            findings.add(ERROR, place, f'there is no image {path}', f'no such image in {os.path.dirname(path)}')
+            problems.add(ERROR, place, f'there is no image {path}', f'no such image in {os.path.dirname(path)}')
     return sizes, there
 
 
 def _check_annotations(
-    entries: list, names: Mapping, sizes: Mapping, classes: set[str], test_mode: bool, findings: Findings
+    entries: list, names: Mapping, sizes: Mapping, classes: set[str], test_mode: bool, problems: Problems
 ) -> tuple[int, int]:
     """Number of boxes that are trained on, and of those that would be, but are ``iscrowd`` or ``ignore``."""
     usable = ignored = 0
@@ -178,35 +159,35 @@ def _check_annotations(
     for i, entry in enumerate(entries):
         place = _place('annotations', i, entry)
         if wrong := _wrong_annotation(entry):
-            findings.add(ERROR, place, *wrong)
+            problems.add(ERROR, place, *wrong)
             continue
         if entry['id'] in ids:
-            findings.add(ERROR, place, 'the id is there twice')
+            problems.add(ERROR, place, 'the id is there twice')
         ids.add(entry['id'])
         if test_mode and 'iscrowd' not in entry:
-            findings.add(WARNING, place, 'iscrowd missing, which CocoMetric (pycocotools) needs')
+            problems.add(WARNING, place, 'iscrowd missing, which CocoMetric (pycocotools) needs')
         box, size = entry['bbox'], sizes.get(entry['image_id'])
         if size is None:
             what = f'no image has the id {shown(entry["image_id"])}'
-            findings.add(WARNING, place, what, 'no such image id')
+            problems.add(WARNING, place, what, 'no such image id')
         elif entry['category_id'] not in names:
             what = f'no category has the id {shown(entry["category_id"])}: the box is left out'
-            findings.add(WARNING, place, what, 'no such category id')
+            problems.add(WARNING, place, what, 'no such category id')
         elif names[entry['category_id']] not in classes:
             others[names[entry['category_id']]] += 1
         elif is_far_outside((box[0], box[1], box[0] + box[2], box[1] + box[3]), size):
             what = f'bbox {box} is far outside of the image of {size[0]}x{size[1]}'
-            findings.add(ERROR, place, what, 'boxes far outside of their image')
+            problems.add(ERROR, place, what, 'boxes far outside of their image')
         elif _is_degenerate(box, entry['area'], size):
             what = f'bbox {box}, area {entry["area"]} has no pixel in the image of {size[0]}x{size[1]}'
-            findings.add(WARNING, place, f'{what}: the box is left out', 'boxes without a pixel')
+            problems.add(WARNING, place, f'{what}: the box is left out', 'boxes without a pixel')
         elif entry.get('iscrowd') or entry.get('ignore'):
             ignored += 1
         else:
             usable += 1
     if others:
         told = ', '.join(f'{name} ({count})' for name, count in others.most_common(5))
-        findings.add(WARNING, 'annotations', f'boxes of classes that the config does not ask for: {told}')
+        problems.add(WARNING, 'annotations', f'boxes of classes that the config does not ask for: {told}')
     return usable, ignored
 
 

@@ -14,7 +14,7 @@ import mmcv
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .problems import ERROR, NOTE, WARNING, Findings
+from .problems import ERROR, NOTE, WARNING, Problems
 
 SECONDS = 10.0
 """Time for the images of a config: on a shared disk the headers of a large set take many minutes."""
@@ -124,13 +124,13 @@ def _decoded_size(path: Any) -> tuple[int, int]:
 
 
 def look_at_images(
-    images: Sequence[Expected], findings: Findings, turned: bool = True, seconds: float = SECONDS
+    images: Sequence[Expected], problems: Problems, turned: bool = True, seconds: float = SECONDS
 ) -> None:
     """Compare images with what is said of them; report what is broken or of another size.
 
     Args:
         images: files that are there.
-        findings: takes what is found; a note says how many were looked at where the time did not suffice for all.
+        problems: takes what is found; a note says how many were looked at where the time did not suffice for all.
         turned: see :func:`image_size`.
         seconds: after this time no more are looked at. Those that were are spread evenly.
     """
@@ -150,9 +150,9 @@ def look_at_images(
             done += _CHUNK
     for index in sorted(wrong):
         severity, message, kind = wrong[index]
-        findings.add(severity, images[index].entry, message, kind, images[index].file)
+        problems.add(severity, images[index].entry, message, kind, images[index].file)
     if done < len(order):
-        findings.add(NOTE, '', f'{done} of {len(order)} images were looked at, evenly spread, in {seconds:g} s')
+        problems.add(NOTE, '', f'{done} of {len(order)} images were looked at, evenly spread, in {seconds:g} s')
 
 
 def _compare(image: Expected, turned: bool) -> tuple[str, str, str] | None:

@@ -47,7 +47,7 @@ def sort_by_severity(problems: Sequence[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda problem: (ERROR, WARNING, NOTE).index(problem.severity))
 
 
-class Findings:
+class Problems:
     """Collects the problems of one data set; of each kind the first few with their entry."""
 
     def __init__(self, file: str | os.PathLike[str], key: str) -> None:

@@ -42,6 +42,12 @@ MANIFEST = 'manifest.json'
 _JPEG_QUALITY = 90
 
 
+def print_progress(done: int, total: int) -> None:
+    """Print a line at every tenth of the way; a ``progress`` of :func:`generate_shapes`."""
+    if done == total or done % max(1, total // 10) == 0:
+        print(f'  {done}/{total} images', flush=True)
+
+
 @dataclass(frozen=True)
 class _Entry:
     """What the annotation files say of one image: a scene without its pixels, which would fill the memory."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .images import SECONDS, Expected, Listings, image_size, look_at_images
-from .problems import ERROR, WARNING, Findings, Problem, are_numbers, is_far_outside, listed, shown
+from .problems import ERROR, WARNING, Problem, Problems, are_numbers, is_far_outside, listed, shown
 
 _LARGEST = (65535, 65535)
 """Width and height in pixels that no JPEG exceeds."""
@@ -45,32 +45,32 @@ def check_voc(
     Returns:
         What was found, errors first.
     """
-    findings = Findings(file, key)
+    problems = Problems(file, key)
     try:
         names = Path(file).read_bytes().decode('utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        findings.add(ERROR, '', f'it cannot be read as UTF-8 text: {error}')
-        return findings.all()
-    reader = _Reader({*classes}, test_mode, bbox_min_size or 0, findings)
+        problems.add(ERROR, '', f'it cannot be read as UTF-8 text: {error}')
+        return problems.all()
+    reader = _Reader({*classes}, test_mode, bbox_min_size or 0, problems)
     files, there = Listings(), []
     for i, name in enumerate(names):
         place = f'line {i + 1}'
         image = os.path.join(folder, img_subdir, f'{name}.jpg')
         if image not in files:
-            findings.add(ERROR, place, f'there is no image {image}', f'no such image in {os.path.dirname(image)}')
+            problems.add(ERROR, place, f'there is no image {image}', f'no such image in {os.path.dirname(image)}')
         path = Path(folder, ann_subdir, f'{name}.xml')
         if str(path) not in files:
-            findings.add(ERROR, place, f'there is no annotation {path}', f'no such file in {path.parent}')
+            problems.add(ERROR, place, f'there is no annotation {path}', f'no such file in {path.parent}')
             continue
         size = reader.read(path, image)
         if image in files:
             there.append(Expected(image, size, '', str(path)))
     if not reader.usable:
         rest = f' ({reader.ignored} are difficult or too small)' if reader.ignored else ''
-        findings.add(ERROR, '', f'no object of any of the classes {listed([*classes])} in the {len(names)} files{rest}')
+        problems.add(ERROR, '', f'no object of any of the classes {listed([*classes])} in the {len(names)} files{rest}')
     if seconds:
-        look_at_images(there, findings, turned, seconds)
-    return findings.all()
+        look_at_images(there, problems, turned, seconds)
+    return problems.all()
 
 
 @dataclass
@@ -80,7 +80,7 @@ class _Reader:
     classes: set[str]
     test_mode: bool
     min_size: int
-    findings: Findings
+    problems: Problems
     usable: int = 0
     ignored: int = 0
 
@@ -91,10 +91,10 @@ class _Reader:
         except ET.ParseError as error:
             line, column = error.position
             what = 'not in the encoding that it declares, or broken XML'
-            self.findings.add(ERROR, f'line {line}, column {column + 1}', f'{what}: {error}', what, path)
+            self.problems.add(ERROR, f'line {line}, column {column + 1}', f'{what}: {error}', what, path)
             return None
         except (LookupError, ValueError, OSError) as error:
-            self.findings.add(ERROR, '', f'it cannot be read: {error}', 'annotations that cannot be read', path)
+            self.problems.add(ERROR, '', f'it cannot be read: {error}', 'annotations that cannot be read', path)
             return None
         size = self._size(root, path)
         items = root.findall('object')
@@ -115,7 +115,7 @@ class _Reader:
             text = size.findtext(name) or ''
             if not re.fullmatch(r'\s*\d{1,9}\s*', text) or int(text) == 0:
                 what = f'{shown(size.findtext(name))}: accepted is an integer > 0'
-                self.findings.add(ERROR, f'size.{name}', what, f'{name} is no integer > 0', path)
+                self.problems.add(ERROR, f'size.{name}', what, f'{name} is no integer > 0', path)
                 return None
         return int(size.findtext('width')), int(size.findtext('height'))
 
@@ -126,19 +126,19 @@ class _Reader:
         values = [_number(text) for text in corners]
         difficult = item.find('difficult')
         if name is None:
-            self.findings.add(ERROR, place, 'it has no name', file=path)
+            self.problems.add(ERROR, place, 'it has no name', file=path)
         elif name not in self.classes:
             what = f'{shown(name)} is none of the classes: the object is left out'
-            self.findings.add(WARNING, place, what, file=path)
+            self.problems.add(WARNING, place, what, file=path)
         elif difficult is not None and not _is_integer(difficult.text):
             what = f'difficult {shown(difficult.text)}: accepted is an integer'
-            self.findings.add(ERROR, place, what, 'difficult is no integer', path)
+            self.problems.add(ERROR, place, what, 'difficult is no integer', path)
         elif not are_numbers(*values):
             what = f'bndbox {corners}: accepted are four numbers'
-            self.findings.add(ERROR, place, what, 'bndbox is not what it should be', path)
+            self.problems.add(ERROR, place, what, 'bndbox is not what it should be', path)
         elif is_far_outside(values, size):
             what = f'bndbox {values} is far outside of the image of {size[0]}x{size[1]}'
-            self.findings.add(ERROR, place, what, 'boxes far outside of their image', path)
+            self.problems.add(ERROR, place, what, 'boxes far outside of their image', path)
         else:
             hard = difficult is not None and int(difficult.text) != 0
             self._count([int(value) for value in values], hard, place, size, path)
@@ -147,13 +147,13 @@ class _Reader:
         smallest = min(box[2] - box[0], box[3] - box[1])
         if smallest <= 0:  # its logarithm is a target of the training
             if self.test_mode or self.min_size >= 1:
-                self.findings.add(WARNING, place, f'bndbox {box} has no area', 'boxes without area', path)
+                self.problems.add(WARNING, place, f'bndbox {box} has no area', 'boxes without area', path)
             else:
                 what = f'bndbox {box} has no area; filter_cfg=dict(bbox_min_size=1) makes it an ignored one'
-                self.findings.add(ERROR, place, what, 'boxes without area', path)
+                self.problems.add(ERROR, place, what, 'boxes without area', path)
         elif box[2] <= 0 or box[3] <= 0 or box[0] >= size[0] or box[1] >= size[1]:
             what = f'bndbox {box} has no pixel in the image of {size[0]}x{size[1]}'
-            self.findings.add(WARNING, place, what, 'boxes without a pixel', path)
+            self.problems.add(WARNING, place, what, 'boxes without a pixel', path)
         if not self.test_mode and (hard or smallest < self.min_size):
             self.ignored += 1
         elif smallest > 0:

@@ -6,17 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mmdet.models.detectors import BaseDetector
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 RESERVED = ('distill', 'student', 'teacher', 'pyramids')
-
-
-def unwrapped(model: nn.Module) -> Any:
-    """The model inside of wrappers for distributed training."""
-    while is_model_wrapper(model):
-        model = model.module
-    return model
 
 
 class StudentWrapper(BaseDetector):

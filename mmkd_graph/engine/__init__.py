@@ -1,4 +1,4 @@
-"""What guards a training: its runner, the lock on its work dir, and a quiet end at signals.
+"""What guards a training (its runner, the lock on its work dir, a quiet end at signals), and what the tools share.
 
-The modules are imported one by one: ``interrupts`` has to be there before torch and mmdet are.
+The modules are imported one by one: ``start`` and ``interrupts`` have to be there before torch and mmdet are.
 """

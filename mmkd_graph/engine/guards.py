@@ -10,13 +10,14 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmkd_graph.checkpoints import not_weights
-from mmkd_graph.datasets.annotations import ERROR, check_datasets
+from mmkd_graph.checkpoints import is_address, not_weights
+from mmkd_graph.datasets.annotations import check_datasets
+from mmkd_graph.datasets.problems import ERROR
 from mmkd_graph.losses.names import rename_losses
 from mmkd_graph.registry import type_name
 
 from .errors import NotStarted, WrongInput
-from .resuming import Start, is_address
+from .resuming import Start
 
 _HOOKS = ('IterationSeedHook', 'NonFiniteLossHook', 'UnreadableImageHook', 'DueValidationHook')
 

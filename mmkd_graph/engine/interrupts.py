@@ -77,7 +77,7 @@ def exit_at_signals() -> None:
 
     def leave(signum: int, frame: FrameType | None) -> NoReturn:
         if os.getpid() == owner:
-            _say(f'{_NAMES[signal.Signals(signum)]} before anything was done')
+            say(f'{_NAMES[signal.Signals(signum)]} before anything was done')
         os._exit(128 + signum)
 
     for signum in _heeded():
@@ -246,6 +246,11 @@ def is_first_rank() -> bool:
     return all(os.environ.get(name, '0') == '0' for name in _RANKS)
 
 
+def say(message: str) -> None:
+    """Write one line, under the program's name, to where errors go."""
+    print(f'{Path(sys.argv[0]).name}: {" ".join(message.split())}', file=sys.stderr, flush=True)
+
+
 def _heeded() -> list[signal.Signals]:
     """Without those that whoever started the program has it ignore (a script's job in the background: SIGINT)."""
     return [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
@@ -273,7 +278,7 @@ def _tell(interrupt: Interrupted, advice: Callable[[], str]) -> None:
         rest = advice()
     except Exception:  # whatever is wrong there must not hide the interrupt
         rest = ''
-    _say(f'{interrupt}{"; " if rest else ""}{rest}')
+    say(f'{interrupt}{"; " if rest else ""}{rest}')
 
 
 def _leave(advice: Callable[[], str]) -> NoReturn:
@@ -296,7 +301,3 @@ def _end_children() -> None:
     for child in multiprocessing.active_children():
         child.kill()
         child.join(5)
-
-
-def _say(message: str) -> None:
-    print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)

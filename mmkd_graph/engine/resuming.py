@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 from mmengine.optim import OptimWrapperDict
 from torch import nn
 
-from mmkd_graph.checkpoints import HOW_TO_TRUST, damage, refusal, weights_only
-from mmkd_graph.distillers.wrapper import unwrapped
+from mmkd_graph.checkpoints import HOW_TO_TRUST, damage, is_address, refusal, weights_only
+from mmkd_graph.unwrapping import unwrapped
 
 _LONGEST_PATH = 4096
 _OPTIMIZER_TRAITS = ('momentum', 'betas', 'alpha', 'rho', 'lr_decay')
@@ -69,11 +68,6 @@ class NotResumable(ValueError):
     def __init__(self, message: str, broken: bool = False) -> None:
         super().__init__(message)
         self.broken = broken
-
-
-def is_address(path: str) -> bool:
-    """Whether ``path`` is anything else than a local file: a URL, or a scheme of mmengine's."""
-    return re.match(r'[\w-]+:', path) is not None
 
 
 def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
@@ -229,9 +223,8 @@ def differences(path: str | os.PathLike[str], model: nn.Module, optim_wrapper: A
         One phrase for each difference; none if the training can go on.
     """
     content = _content(Path(path))
-    model = unwrapped(model)
     saved = {key.removeprefix('module.'): value for key, value in content['state_dict'].items()}
-    own = model.state_dict()
+    own = unwrapped(model).state_dict()
     optimizers = _optimizer_differences(content['optimizer'], _groups(optim_wrapper))
     missing = [key for key in own if key not in saved and not key.endswith('num_batches_tracked')]
     shapes = [key for key, value in own.items() if key in saved and saved[key].shape != value.shape]

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmkd_graph.checking.findings import one_line
-from mmkd_graph.checkpoints import HOW_TO_TRUST, TRUST, allow_logs, refusal, weights_only
+from mmkd_graph.checkpoints import HOW_TO_TRUST, TRUST, allow_logs, is_address, refusal, weights_only
 from mmkd_graph.losses.names import changed_losses
 from mmkd_graph.registry import RUNNERS
 
@@ -24,7 +24,7 @@ from .errors import NotStarted, WrongInput
 from .guards import check_data, check_folder, check_weights, guard
 from .interrupts import command_to_go_on, ended_by_signals, hidden_cause, raise_pending
 from .lock import WorkDirLock
-from .resuming import Start, differences, find_start, is_address, named_checkpoint
+from .resuming import Start, differences, find_start, named_checkpoint
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,11 +20,13 @@ from mmengine.runner import Runner
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmkd_graph.checkpoints import write_whole
+from mmkd_graph.datasets.seeding import seed_generators
 from mmkd_graph.distillers.rng import preserved_rng
-from mmkd_graph.distillers.wrapper import unwrapped
 from mmkd_graph.graph import cut_windows, unit_rows
 from mmkd_graph.losses import DistillContext
 from mmkd_graph.registry import HOOKS
+from mmkd_graph.unwrapping import unwrapped
 from mmkd_graph.visualization import laplacian_spectrum, plot_affinities, plot_losses, plot_spectra, window_affinity
 
 WINDOW = 4
@@ -122,7 +123,7 @@ class GraphPicturesHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the curves with every checkpoint, so that a run resumed from it has their beginning."""
         if is_main_process() and self._history:
-            _write_history(_folder(runner) / 'losses.json', self._history)
+            write_whole(json.dumps(self._history).encode(), _folder(runner) / 'losses.json')
 
     def after_train(self, runner: Runner) -> None:
         """Draw the pictures."""
@@ -131,7 +132,7 @@ class GraphPicturesHook(Hook):
         folder = _folder(runner)
         drawn = []
         if any('loss' in name for name in self._history):
-            _write_history(folder / 'losses.json', self._history)
+            write_whole(json.dumps(self._history).encode(), folder / 'losses.json')
             plot_losses(self._history).savefig(folder / 'losses.png')
             drawn.append('losses.png')
         if self._before is not None:
@@ -145,11 +146,7 @@ class GraphPicturesHook(Hook):
         """Graphs of the probe batch at this moment; leaves no trace in the model or the random generators."""
         model = unwrapped(runner.model)
         with preserved_rng(), torch.no_grad():
-            # A training pipeline with random transforms must give the same images again. torch.manual_seed
-            # would also seed devices whose generators are not put back.
-            random.seed(0)
-            np.random.seed(0)
-            torch.default_generator.manual_seed(0)
+            seed_generators(0)  # a training pipeline with random transforms has to give the same images again
             batch = model.data_preprocessor(self._probe(runner), training=False)
             student, teacher = model.compared_features(batch['inputs'], batch['data_samples'])
             strides = model.strides
@@ -220,19 +217,10 @@ def _averaged_weights(runner: Runner) -> Iterator[None]:
             hook.after_val_epoch(runner)
 
 
-def _write(path: Path, save: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: an interrupted run must not leave half of one."""
-    unfinished = path.with_name(f'.{path.name}')
-    save(unfinished)
-    os.replace(unfinished, path)
-
-
 def _write_graphs(path: Path, graphs: _Graphs) -> None:
-    def save(unfinished: Path) -> None:
-        with unfinished.open('wb') as file:
-            np.savez_compressed(file, **asdict(graphs))
-
-    _write(path, save)
+    with io.BytesIO() as buffer:
+        np.savez_compressed(buffer, **asdict(graphs))
+        write_whole(buffer.getvalue(), path)
 
 
 def _read_before(path: Path, now: _Graphs) -> _Graphs | None:
@@ -252,10 +240,6 @@ def _read_before(path: Path, now: _Graphs) -> _Graphs | None:
         logging.WARNING,
     )
     return None
-
-
-def _write_history(path: Path, history: dict[str, list[list[float]]]) -> None:
-    _write(path, lambda unfinished: unfinished.write_text(json.dumps(history)))
 
 
 def _read_history(path: Path, iteration: int) -> dict[str, list[list[float]]]:

@@ -12,9 +12,9 @@ from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmkd_graph.distillers import GraphDistiller
-from mmkd_graph.distillers.wrapper import unwrapped
 from mmkd_graph.graph.arguments import argument_error, check_choice, check_number
 from mmkd_graph.registry import HOOKS
+from mmkd_graph.unwrapping import unwrapped
 
 
 @HOOKS.register_module()

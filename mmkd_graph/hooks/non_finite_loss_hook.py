@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.gradient_norms import task_loss
-from mmkd_graph.distillers.wrapper import unwrapped
 from mmkd_graph.registry import HOOKS
+from mmkd_graph.unwrapping import unwrapped
 
 _NAMED = 16
 """Images that a message names."""

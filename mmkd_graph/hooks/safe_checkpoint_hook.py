@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,11 +16,11 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmkd_graph.checkpoints import remove_partial
+from mmkd_graph.checkpoints import is_address, remove_partial
 from mmkd_graph.datasets.metainfo import common_metainfo
-from mmkd_graph.distillers.wrapper import unwrapped
 from mmkd_graph.plain import plain
 from mmkd_graph.registry import HOOKS
+from mmkd_graph.unwrapping import unwrapped
 
 
 class _RemovesLater:
@@ -64,7 +63,7 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        local = not re.match(r'[\w-]+:', str(kwargs.get('out_dir') or ''))
+        local = not is_address(str(kwargs.get('out_dir') or ''))
         if local and kwargs.get('backend_args') is None and kwargs.get('file_client_args') is None:
             kwargs['backend_args'] = dict(backend='mmkd_graph.whole')
             self._whole = True

@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 
-from mmkd_graph.distillers.wrapper import unwrapped
 from mmkd_graph.export import export_student
 from mmkd_graph.registry import HOOKS
+from mmkd_graph.unwrapping import unwrapped
 
 
 @HOOKS.register_module()
@@ -53,10 +53,9 @@ class StudentExportHook(Hook):
     @master_only
     def after_train(self, runner: Runner) -> None:
         """Export; see the class."""
-        model = unwrapped(runner.model)
         dataset_meta = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         meta = dict(iter=runner.iter, epoch=runner.epoch, dataset_meta=dataset_meta)
-        checkpoint = dict(state_dict=weights_to_cpu(model.state_dict()), meta=meta)
+        checkpoint = dict(state_dict=weights_to_cpu(unwrapped(runner.model).state_dict()), meta=meta)
         runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
         path = osp.join(runner.work_dir, self.filename)
         config = export_student(checkpoint, runner.cfg, path)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import annotated
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
@@ -15,6 +14,7 @@ from mmkd_graph.checking import FAIL, OK, WARNING
 from mmkd_graph.checking import labels as module
 from mmkd_graph.checking.labels import check_batch_labels, check_labels
 from mmkd_graph.datasets import CLASSES, generate_shapes
+from mmkd_graph.testing import annotated
 
 KEY = 'train_dataloader.dataset'
 

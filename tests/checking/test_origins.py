@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_retinanet
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mmkd_graph.checking import FAIL, CheckFailed, Finding
 from mmkd_graph.checking.origins import config_error
+from mmkd_graph.testing import tiny_retinanet
 
 
 @DATASETS.register_module(force=True)

@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_retinanet
 
 from mmkd_graph.checking import FAIL, OK, WARNING
 from mmkd_graph.checking.accuracy import overlap
 from mmkd_graph.checking.wiring import check_wiring
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.testing import tiny_retinanet
 
 CRG = dict(crg=dict(type='mmkd_graph.CRGLoss'))
 

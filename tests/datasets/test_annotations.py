@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
-from mmkd_graph.datasets.annotations import check_coco, check_dataset, check_datasets, check_voc
+from mmkd_graph.datasets.annotations import check_datasets
+from mmkd_graph.datasets.coco_files import read_coco
 from mmkd_graph.datasets.images import Expected, image_size, look_at_images
-from mmkd_graph.datasets.problems import Findings
+from mmkd_graph.datasets.problems import Problem, Problems
+from mmkd_graph.datasets.voc_files import check_voc
 
 SPLIT = 'annotations/instances_train.json'
 
@@ -28,6 +30,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('annotations') / 'data'
     generate_shapes(root, num_train=6, num_val=1, num_test=1)
     return root
+
+
+def check_dataset(dataset: dict[str, Any]) -> list[Problem]:
+    return check_datasets(dict(train_dataloader=dict(dataset=dataset)))
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def save_image(path: Path, size: tuple[int, int], orientation: int = 1, **option
 def found(content: Any, whole: Path, tmp_path: Path, classes: tuple = tuple(CLASSES)) -> list[str]:
     file = tmp_path / 'file.json'
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    problems = check_coco(file, classes, whole / 'VOC2007' / 'JPEGImages')
+    problems = read_coco(file, classes, whole / 'VOC2007' / 'JPEGImages')[0]
     return [f'{p.severity}: {str(p).removeprefix(str(file)).strip(", :")}' for p in problems]
 
 
@@ -259,7 +265,7 @@ def test_broken_images_and_other_sizes_are_named(tmp_path: Path, suffix: str) ->
     whole = path.read_bytes()
 
     def look(size: tuple[int, int] | None = (40, 30), **options: Any) -> list[str]:
-        findings = Findings('some.json', 'key')
+        findings = Problems('some.json', 'key')
         look_at_images([Expected(str(path), size, 'images[7]')], findings, **options)
         return [str(problem).partition(str(path))[2] for problem in findings.all() if problem.severity == 'error']
 
@@ -285,7 +291,7 @@ def test_the_size_is_the_one_that_mmdet_sees(tmp_path: Path) -> None:
     seen = mmcv.imread(str(path), backend='cv2').shape
     assert image_size(path) == (seen[1], seen[0]) == (30, 40)
     assert image_size(path, turned=False) == (40, 30)
-    findings = Findings('some.json', '')
+    findings = Problems('some.json', '')
     look_at_images([Expected(str(path), (40, 30), '')], findings)
     assert 'is 30x40 pixels, its annotation says 40x30 (its EXIF orientation turns it)' in str(findings.all()[0])
     bitmap = save_image(tmp_path / 'one.bmp', (40, 30))
@@ -312,7 +318,7 @@ def test_images_are_compared_as_far_as_their_pipeline_reads_them(coco: dict, who
 def test_the_look_at_images_ends_in_time_and_says_how_many_it_saw(tmp_path: Path, monkeypatch) -> None:
     path = save_image(tmp_path / 'one.jpg', (4, 3))
     monkeypatch.setattr('mmkd_graph.datasets.images.image_size', lambda *_: time.sleep(0.001))
-    findings = Findings('some.json', '')
+    findings = Problems('some.json', '')
     look_at_images([Expected(str(path), (4, 3), '')] * 3000, findings, seconds=0.01)
     (note,) = findings.all()
     assert note.severity == 'note' and note.message.endswith('of 3000 images were looked at, evenly spread, in 0.01 s')
@@ -383,7 +389,7 @@ def test_nothing_in_a_coco_file_breaks_the_look_through_it(tmp_path_factory, dat
         entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(ANYTHING)
     file = tmp_path_factory.getbasetemp() / 'fuzzed.json'
     file.write_text(json.dumps(content))
-    for problem in check_coco(file, ['cat'], file.parent):
+    for problem in read_coco(file, ['cat'], file.parent)[0]:
         assert str(problem).encode()
 
 

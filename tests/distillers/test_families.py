@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import import_tool, tiny_retinanet
 from mmcv.ops import MaskedConv2d
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -17,8 +16,7 @@ from torch import Tensor
 
 from mmkd_graph.distillers import GraphDistiller, taps
 from mmkd_graph.distillers.taps import probe
-
-round_trip = import_tool('benchmark/round_trip')
+from mmkd_graph.testing import round_trip, tiny_retinanet
 
 SIDE = 64
 WIDTH = 8

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import import_tool, tiny_retinanet
 from mmengine.config import Config
 
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers import teacher as teacher_module
 from mmkd_graph.distillers.provenance import differences, image_scales, trained_config
 from mmkd_graph.distillers.teacher import resolve_model_config
+from mmkd_graph.testing import tiny_retinanet
+from mmkd_graph.testing.round_trip import CONFIGS
 
-CONFIGS = import_tool('benchmark/round_trip').CONFIGS
 CRG = dict(crg=dict(type='mmkd_graph.CRGLoss'))
 
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import save_weights, tiny_retinanet
 from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -28,6 +27,7 @@ from mmkd_graph.checking import losses as checked_losses
 from mmkd_graph.distillers.gradient_norms import LossFailed
 from mmkd_graph.losses import PyramidLoss
 from mmkd_graph.registry import HOOKS, MODELS
+from mmkd_graph.testing import save_weights, tiny_retinanet
 
 CRG = dict(type='mmkd_graph.CRGLoss')
 RATIO = dict(CRG, loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5, iterations=2))

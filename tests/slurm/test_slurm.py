@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHAPES_RUN, save_weights, tiny_retinanet
+from conftest import SHAPES_RUN
 from mmengine.registry import init_default_scope
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
+from mmkd_graph.testing import save_weights, tiny_retinanet
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / 'tests' / 'slurm' / 'cluster.sh'

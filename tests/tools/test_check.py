@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import import_tool, save_weights, tiny_retinanet
+from conftest import import_tool
 from mmdet.models import RetinaHead, RetinaNet
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
@@ -21,7 +20,9 @@ from mmengine.structures import InstanceData
 from mmkd_graph.checking import training
 from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.distillers import FrozenTeacher
+from mmkd_graph.engine.start import without_optional_parts
 from mmkd_graph.losses import PyramidLoss
+from mmkd_graph.testing import save_weights, tiny_retinanet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,13 +122,12 @@ Check = Callable[..., tuple[int, str]]
 @pytest.fixture
 def check(job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Check:
     """Run the tool in an empty folder; returns exit code and output."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     monkeypatch.chdir(tmp_path)
 
     def run(*options: str, config: str = 'distilled.py', **values: object) -> tuple[int, str]:
         settings = ['--cfg-options', *(f'{k}={v}' for k, v in values.items())] if values else []
         monkeypatch.setattr(sys, 'argv', ['check.py', str(job / config), '--device', 'cpu', *options, *settings])
-        code = importlib.import_module('check').main()
+        code = import_tool('check').main()
         return code, capsys.readouterr().out
 
     return run
@@ -332,7 +332,7 @@ def test_a_part_that_cannot_be_looked_at_does_not_end_the_check(check: Check, mo
 def test_slips_are_one_line_in_check_and_train(
     check: Check, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    train = importlib.import_module('train')
+    train = import_tool('train')
     for option, words in (
         ('model.losses.crg.window=0', 'got 0, accepted is an integer >= 1'),
         ('model.student.backbone.depht=18', "unexpected keyword argument 'depht' (did you mean 'depth'?)"),
@@ -364,7 +364,7 @@ def test_a_second_base_with_data_is_told_the_way(
 
 
 def test_imports_leave_out_what_nobody_needs(capsys: pytest.CaptureFixture) -> None:
-    with import_tool('quiet').without_optional_parts():
+    with without_optional_parts():
         print('Could not import OneDL. Skipping OneDL datasets.')
         print('no licence')
     assert capsys.readouterr().out == 'no licence\n'
@@ -394,7 +394,7 @@ def test_train_stops_with_the_same_words(
     _, output = check('--batches', '1', config='distilled_plain.py', **option)
     (line,) = lines(output, 'model.teacher')
     assert line.startswith('FAIL') and '0 in common' in line
-    train = importlib.import_module('train')
+    train = import_tool('train')
     run = [str(job / 'distilled_plain.py'), '--work-dir', str(tmp_path / 'run')]
     run += ['--cfg-options', *(f'{k}={v}' for k, v in option.items())]
     monkeypatch.setattr(sys, 'argv', ['train.py', *run])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_retinanet
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
+from mmkd_graph.testing import tiny_retinanet
 
 ROOT = Path(__file__).resolve().parents[2]
 MMDET_TOOLS = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim' / 'tools'

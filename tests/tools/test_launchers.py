@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHAPES_RUN, TOOLS, save_weights, tiny_retinanet
+from conftest import SHAPES_RUN, TOOLS
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
+from mmkd_graph.testing import save_weights, tiny_retinanet
 
 CONFIG = (
     SHAPES_RUN
@@ -49,13 +50,22 @@ del sys.modules['yapf']
 import yapf
 """
     )
-    code = 'import sys; sys.path.insert(0, sys.argv[1]); import launch'
-    done = run(sys.executable, '-c', code, TOOLS, PYTHONPATH=str(tmp_path))
+    code = 'from mmkd_graph.engine.start import start; start()'
+    path = os.pathsep.join([str(tmp_path), str(TOOLS.parent)])
+    done = run(sys.executable, '-c', code, PYTHONPATH=path)
     assert done.returncode == 0 and (tmp_path / 'count').read_text() == 'iii', done.stderr
     (tmp_path / 'yapf.py').write_text("raise EOFError('Ran out of input')")
-    code = code.replace('import launch', 'import time; time.sleep = lambda _: None; import launch', 1)
-    done = run(sys.executable, '-c', code, TOOLS, PYTHONPATH=str(tmp_path))
+    done = run(sys.executable, '-c', f'import time; time.sleep = lambda _: None; {code}', PYTHONPATH=path)
     assert done.returncode == 1 and 'EOFError: Ran out of input' in done.stderr
+
+
+@pytest.mark.parametrize('script', ['train.py', 'test.py', 'check.py'])
+def test_a_tool_of_a_checkout_that_is_not_installed_says_what_to_do(script: str) -> None:
+    done = run(sys.executable, '-S', TOOLS / script, 'config.py', PYTHONPATH='')
+    assert done.returncode == 1
+    assert done.stderr == (
+        f'{script}: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .\n'
+    )
 
 
 def free_port() -> str:
@@ -154,9 +164,8 @@ def test_a_slurm_step_on_cpus_meets_over_gloo(tmp_path: Path) -> None:
     scontrol.chmod(0o755)
     task = dict(SLURM_PROCID='0', SLURM_NTASKS='1', SLURM_LOCALID='3', SLURM_NODELIST='node[1-2]')
     program = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from launch import Config, dist, join_processes
+import os
+from mmkd_graph.engine.launch import Config, dist, join_processes
 cfg = Config(dict(launcher='slurm', find_unused_parameters=True, env_cfg=dict(dist_cfg=dict(timeout=9))))
 join_processes(cfg)
 assert (dist.get_backend(), dist.get_rank(), dist.get_world_size()) == ('gloo', 0, 1)
@@ -164,7 +173,7 @@ assert (os.environ['MASTER_ADDR'], os.environ['LOCAL_RANK']) == ('127.0.0.1', '3
 assert cfg.model_wrapper_cfg.find_unused_parameters and cfg.model_wrapper_cfg.device_ids is None
 """
     path = f'{tmp_path}{os.pathsep}{os.environ["PATH"]}'
-    done = run(sys.executable, '-c', program, TOOLS, PATH=path, MASTER_PORT=free_port(), **task)
+    done = run(sys.executable, '-c', program, PATH=path, MASTER_PORT=free_port(), **task)
     assert done.returncode == 0, done.stderr
 
 
@@ -190,11 +199,11 @@ def test_wrong_input_ends_in_one_line(config: Path, tmp_path: Path) -> None:
     ]
     program = (
         'import json, runpy, sys\n'
-        'sys.path.insert(0, sys.argv[1])\n'
-        'for script, arguments in json.loads(sys.argv[2]):\n'
+        '_, tools, jobs = sys.argv\n'
+        'for script, arguments in json.loads(jobs):\n'
         '    sys.argv = [script, *arguments]\n'
         '    try:\n'
-        '        runpy.run_path(sys.path[0] + "/" + script, run_name="__main__")\n'
+        '        runpy.run_path(tools + "/" + script, run_name="__main__")\n'
         '    except SystemExit as end:\n'
         '        print(f"exit {end.code}", file=sys.stderr)\n'
     )

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import save_weights, tiny_retinanet
 from jobs import Job, run, together
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
+from mmkd_graph.testing import save_weights, tiny_retinanet
 
 # One line more for every further loss: it is then part of all runs here.
 LOSSES = dict(

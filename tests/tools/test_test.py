@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import import_tool, save_weights, tiny_retinanet
+from conftest import import_tool
 from mmcv.transforms import Compose, LoadImageFromFile
 from mmdet.datasets.transforms import PackDetInputs, Resize
 from mmdet.models import DetTTAModel, RetinaNet
@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.testing import save_weights, tiny_retinanet
 
 
 class Program:
@@ -31,9 +32,7 @@ class Program:
 
 @pytest.fixture(scope='module')
 def test() -> ModuleType:
-    tool = import_tool('test')
-    assert Path(tool.__file__).parent.name == 'tools'
-    return tool
+    return import_tool('test')
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from mmkd_graph.engine.errors import WrongInput
 from mmkd_graph.engine.guards import guard
+from mmkd_graph.engine.launch import apply_training_options
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +59,7 @@ def test_options_become_settings_of_the_runner(
     def applied(*words: str) -> Config:
         monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', *words])
         cfg = config(tmp_path, load_from='weights.pth')
-        train.apply_options(cfg, train.parse_args())
+        apply_training_options(cfg, train.parse_args())
         return cfg
 
     cfg = applied('--resume')

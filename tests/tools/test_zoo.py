@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.testing import families
+from mmkd_graph.testing.round_trip import find, same
 
 
 @pytest.fixture(scope='module')
@@ -21,14 +22,14 @@ def zoo():
     return import_tool('benchmark/zoo')
 
 
-def test_families_are_the_folders_that_hold_models(zoo):
-    names = zoo.families()
+def test_families_are_the_folders_that_hold_models():
+    names = families.families()
     assert {'retinanet', 'mask2former', 'soft_teacher', 'reid'} <= set(names)
     assert not {'_base_', 'common'} & set(names)
 
 
-def test_models_of_a_family_come_smallest_backbone_first(zoo):
-    models, unreadable = zoo.models_of('yolox')
+def test_models_of_a_family_come_smallest_backbone_first():
+    models, unreadable = families.models_of('yolox')
     names = [Path(name).stem.split('_')[1] for name in models]
     sizes = ('nano', 'tiny', 's', 'm', 'l', 'x')
     assert [name for name in names if name in sizes] == [size for size in sizes if size in names]
@@ -38,8 +39,8 @@ def test_models_of_a_family_come_smallest_backbone_first(zoo):
 
 def test_every_pair_names_configs_that_exist(zoo):
     for pair in zoo.PAIRS:
-        assert (zoo.CONFIGS / pair.student).exists(), pair.student
-        assert (zoo.CONFIGS / pair.teacher).exists(), pair.teacher
+        assert (families.CONFIGS / pair.student).exists(), pair.student
+        assert (families.CONFIGS / pair.teacher).exists(), pair.teacher
     assert len({pair.name for pair in zoo.PAIRS}) == len(zoo.PAIRS)
 
 
@@ -49,7 +50,7 @@ def test_what_is_finished_is_kept_and_done_again_only_when_asked(zoo, tmp_path, 
     def run(task, seconds, memory, folder):
         asked.append(task)
         state = 'failed' if task == 'fcos' and len(asked) < 3 else 'ok'
-        return zoo.Outcome(task, f'{task}/a.py', 'retinanet/b.py', state, strides=(8, 16), side=128, predictions=3)
+        return families.Outcome(task, f'{task}/a.py', 'retinanet/b.py', state, strides=(8, 16), side=128, predictions=3)
 
     out = ['--out', str(tmp_path)]
     assert zoo.main(['--families', 'yolox', 'fcos', *out], run) == 1, 'a failure is no success'
@@ -69,44 +70,45 @@ def test_what_is_finished_is_kept_and_done_again_only_when_asked(zoo, tmp_path, 
     assert 'yolocks' in capsys.readouterr().err
 
 
-def test_a_family_goes_on_to_other_parts_where_a_config_is_refused(zoo, monkeypatch):
+def test_a_family_goes_on_to_other_parts_where_a_config_is_refused(monkeypatch):
     models = {'f/a.py': dict(type='Tracker'), 'f/b.py': dict(type='Detector'), 'f/c.py': dict(type='Detector')}
     states = {'f/a.py': 'refused', 'f/b.py': 'ok'}
-    monkeypatch.setattr(zoo, 'models_of', lambda family: (models, {}))
+    monkeypatch.setattr(families, 'models_of', lambda family: (models, {}))
 
     def tried(family, student, _models):
-        return zoo.Outcome(family, student, state=states[student], reason='no extract_feat' * (student == 'f/a.py'))
+        return families.Outcome(
+            family, student, state=states[student], reason='no extract_feat' * (student == 'f/a.py')
+        )
 
-    monkeypatch.setattr(zoo, 'try_student', tried)
-    found = zoo.try_family('f')
+    monkeypatch.setattr(families, 'try_student', tried)
+    found = families.try_family('f')
     assert (found.student, found.state, found.reason) == ('f/b.py', 'ok', 'a refused: no extract_feat')
     states['f/b.py'] = 'mmdet'
-    assert zoo.try_family('f').student == 'f/a.py', 'where none works, the first says why'
+    assert families.try_family('f').student == 'f/a.py', 'where none works, the first says why'
 
 
 def test_the_table_names_the_packages_that_were_there(zoo):
-    text = zoo.table([zoo.Outcome('gfl', 'gfl/a.py', 'gfl/b.py', 'mmdet', 'a | b')], 'family')
+    text = zoo.table([families.Outcome('gfl', 'gfl/a.py', 'gfl/b.py', 'mmdet', 'a | b')], 'family')
     assert '| gfl | a | b | fails without distillation too: a \\| b |  |  |' in text
     assert '1: 1 fails without distillation too.' in text
     assert f'torch {torch.__version__}' in text.splitlines()[-1]
 
 
-def test_a_process_that_takes_too_long_is_ended(zoo, tmp_path):
+def test_a_process_that_takes_too_long_is_ended(tmp_path):
     begin = time.perf_counter()
-    outcome = zoo.limited('retinanet', 0.05, 2**33, tmp_path)
+    outcome = families.limited('retinanet', 0.05, 2**33, tmp_path)
     assert (outcome.family, outcome.state) == ('retinanet', 'failed')
     assert 'more than 0.05 s' in outcome.reason
     assert time.perf_counter() - begin < 60
 
 
-def test_the_reason_of_a_process_that_dies_is_its_last_line(zoo, tmp_path):
-    nowhere = zoo.Pair('no such config', 'nowhere/student.py', 'nowhere/teacher.py')
-    outcome = zoo.limited(nowhere, 60, 2**33, tmp_path)
+def test_the_reason_of_a_process_that_dies_is_its_last_line(tmp_path):
+    nowhere = families.Pair('no such config', 'nowhere/student.py', 'nowhere/teacher.py')
+    outcome = families.limited(nowhere, 60, 2**33, tmp_path)
     assert outcome.state == 'failed' and 'nowhere/student.py' in outcome.reason
 
 
-def test_predictions_are_the_same_only_bit_for_bit(zoo):
-    same = sys.modules['round_trip'].same
+def test_predictions_are_the_same_only_bit_for_bit():
     box = torch.tensor([[0.0, 1, 2, 3]])
 
     def made(**change):
@@ -120,21 +122,21 @@ def test_predictions_are_the_same_only_bit_for_bit(zoo):
     assert not same(made(), InstanceData(bboxes=HorizontalBoxes(box)))
 
 
-def test_offline_keeps_the_architecture_and_drops_what_is_loaded(zoo):
-    model = zoo.read('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+def test_offline_keeps_the_architecture_and_drops_what_is_loaded():
+    model = families.read('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
     model.backbone.norm_cfg.type = 'SyncBN'
     model.data_preprocessor.batch_augments = [dict(type='BatchFixedSizePad', size=(1024, 1024))]
     kept = copy.deepcopy(model)
-    small = zoo.offline(model, 96)
+    small = families.offline(model, 96)
     assert small.backbone.init_cfg is None and small.backbone.norm_cfg.type == 'BN'
     assert small.data_preprocessor.batch_augments[0].size == (96, 96)
     assert small.test_cfg.rcnn.score_thr == 0 and small.test_cfg.rpn.min_bbox_size == -1
     assert small.train_cfg.rpn_proposal.min_bbox_size == 0
     assert small.backbone.depth == 50 and small.rpn_head == model.rpn_head
     assert model == kept, 'the config given was changed'
-    assert zoo.offline(dict(backbone=dict(pretrained=True)), 96).backbone.pretrained is False, 'timm takes a bool'
-    queries = zoo.offline(zoo.read('queryinst/queryinst_r50_fpn_1x_coco.py'), 96)
-    assert all(sys.modules['round_trip'].find(queries, 'clip_border')), 'no mask can be pasted outside the image'
+    assert families.offline(dict(backbone=dict(pretrained=True)), 96).backbone.pretrained is False, 'timm takes a bool'
+    queries = families.offline(families.read('queryinst/queryinst_r50_fpn_1x_coco.py'), 96)
+    assert all(find(queries, 'clip_border')), 'no mask can be pasted outside the image'
 
 
 @pytest.mark.parametrize(
@@ -146,8 +148,8 @@ def test_offline_keeps_the_architecture_and_drops_what_is_loaded(zoo):
     ],
     ids=str,
 )
-def test_reasons_that_are_the_teachers_begin_so(zoo, student, teacher, change):
+def test_reasons_that_are_the_teachers_begin_so(student, teacher, change):
     options = dict(student=student, teacher=teacher, losses=dict(kd=dict(type='FitNetLoss')))
     with pytest.raises(ValueError) as caught:
         GraphDistiller(**{**options, **change})
-    assert str(caught.value).startswith(zoo.OF_TEACHERS)
+    assert str(caught.value).startswith(families.OF_TEACHERS)

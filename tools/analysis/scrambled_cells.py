@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from mmkd_graph.losses import CRGLoss, DistillContext, PyramidSpec
+from mmkd_graph.testing import smooth_maps
 from mmkd_graph.visualization.canvas import new_figure
 
 WINDOWS = (1, 2, 3, 4, 5, 8, 40)
@@ -31,21 +30,12 @@ SIDE = 40
 TERMS = ('vertex', 'edge', 'spectral')
 
 
-def two_images(seed: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Features (1, C, 40, 40) of two images of one network: mixtures of 24 smooth random patterns, and noise."""
-    generator = torch.Generator().manual_seed(seed)
-    patterns = F.avg_pool2d(torch.randn(2, 24, SIDE + 4, SIDE + 4, generator=generator), 5, 1)
-    mixed = torch.einsum('ck,nkhw->nchw', torch.randn(channels, 24, generator=generator), patterns)
-    noise = torch.randn(mixed.shape, generator=generator)
-    return tuple((mixed + 0.2 * mixed.std() * noise).split(1))
-
-
 def shares(windows: tuple[int, ...] = WINDOWS, seeds: int = 5, channels: int = 64) -> dict[str, NDArray[np.float64]]:
     """Values of scrambled cells as shares of those of another image: (seeds, windows) for each term."""
     context = DistillContext(data_samples=(), strides=(8,), batch_shape=(8 * SIDE, 8 * SIDE))
     found: dict[str, list] = {term: [] for term in TERMS}
     for seed in range(seeds):
-        teacher, other = two_images(seed, channels)
+        teacher, other = smooth_maps(seed, 2, channels, SIDE).split(1)  # of two images
         order = torch.randperm(SIDE * SIDE, generator=torch.Generator().manual_seed(seed))
         scrambled = teacher.flatten(2)[..., order].view_as(teacher)
         rows: dict[str, list] = {term: [] for term in TERMS}

@@ -11,7 +11,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import subprocess
 import sys
@@ -20,55 +19,46 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-from mmdet.registry import MODELS
-from mmengine.hub import get_config
+from mmkd_graph.engine.start import start
+
+if __name__ == '__main__':
+    start()
+
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from mmkd_graph.engine.runs import TOOLS, Run, RunFailed, interruptible, read_metrics, write_config
+from mmkd_graph.testing import save_weights
+from mmkd_graph.testing.round_trip import same
 
-from experiment import Run, RunFailed, interruptible, write_config
-
-ROOT = Path(__file__).resolve().parents[2]
 MMDET = Path(find_spec('mmdet').origin).parent / '.mim'
-CONFIG = ROOT / 'configs' / 'crg' / 'retinanet_r50_fpn_crg-r101_1x_coco.py'
+CONFIG = TOOLS.parent / 'configs' / 'crg' / 'retinanet_r50_fpn_crg-r101_1x_coco.py'
 PLAIN = MMDET / 'configs' / 'retinanet' / 'retinanet_r50_fpn_1x_coco.py'
+TEACHER = MMDET / 'configs' / 'retinanet' / 'retinanet_r101_fpn_2x_coco.py'
 
 
-def make_teacher(path: Path) -> None:
+def make_teacher(path: Path) -> str:
     """Initialise a RetinaNet R101 without pretrained weights and save it."""
-    if path.exists():
-        return
-    init_default_scope('mmdet')
-    MMLogger.get_instance('coco_end_to_end', log_level='ERROR')  # not how each weight was initialised
-    torch.manual_seed(0)
-    model = get_config('mmdet::retinanet/retinanet_r101_fpn_2x_coco.py').model
-    model.backbone.init_cfg = None
-    detector = MODELS.build(model)
-    detector.init_weights()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=detector.state_dict(), meta={}), path)
+    if not path.exists():
+        init_default_scope('mmdet')
+        MMLogger.get_instance('coco_end_to_end', log_level='ERROR')  # not how each weight was initialised
+        model = Config.fromfile(TEACHER).model
+        model.backbone.init_cfg = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(model, path, seed=0)
+    return str(path)
 
 
 def evaluate(script: Path, config: Path, checkpoint: Path, folder: Path, options: dict[str, Any]) -> tuple[dict, list]:
     """Metrics and predictions of one ``test.py`` on one config."""
     dump = folder / 'predictions.pkl'
-    folder.mkdir(parents=True, exist_ok=True)
     given = write_config(config, options, folder / 'configs')
     command = [sys.executable, script, given, checkpoint, '--work-dir', folder, '--out', dump]
     with (folder / 'test.log').open('w') as log:
         subprocess.run(list(map(str, command)), check=True, stdout=log, stderr=log)
-    newest = max(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
-    metrics = {k: v for k, v in json.loads(newest.read_text()).items() if k.startswith('coco/')}
+    metrics = {k: v for k, v in read_metrics(folder).items() if k.startswith('coco/')}
     return metrics, [sample['pred_instances'] for sample in pickle.loads(dump.read_bytes())]
-
-
-def same(ours: list, plain: list) -> bool:
-    """Whether two lists of predictions agree bit for bit."""
-    return len(ours) == len(plain) and all(
-        torch.equal(a[key], b[key]) for a, b in zip(ours, plain, strict=True) for key in ('bboxes', 'scores', 'labels')
-    )
 
 
 def main() -> int:
@@ -79,8 +69,6 @@ def main() -> int:
     parser.add_argument('--scale', type=int, nargs=2, default=(320, 192), metavar=('W', 'H'))
     args = parser.parse_args()
     work_dir = args.work_dir.resolve()
-    teacher = work_dir / 'teacher.pth'
-    make_teacher(teacher)
 
     root = f'{Path(args.data_root).resolve()}/'
     data: dict[str, Any] = {}
@@ -89,40 +77,28 @@ def main() -> int:
         data[f'{split}_dataloader.dataset.pipeline.{step}.scale'] = tuple(args.scale)
         if split != 'train':
             data[f'{split}_evaluator.ann_file'] = f'{root}annotations/instances_val2017.json'
-    run = Run(
-        str(CONFIG),
-        work_dir / 'crg',
-        {
-            **data,
-            'model.student.backbone.init_cfg': None,
-            'model.teacher.checkpoint': str(teacher),
-            'train_cfg.max_epochs': args.epochs,
-            'train_cfg.val_interval': args.epochs,
-            'default_hooks.logger.interval': 1,
-            'optim_wrapper.clip_grad.max_norm': 10,
-            'param_scheduler.0.end': 50,
-            'randomness.seed': 0,
-        },
-    )
+    training = {
+        'model.student.backbone.init_cfg': None,
+        'model.teacher.checkpoint': make_teacher(work_dir / 'teacher.pth'),
+        'train_cfg.max_epochs': args.epochs,
+        'train_cfg.val_interval': args.epochs,
+        'default_hooks.logger.interval': 1,
+        'optim_wrapper.clip_grad.max_norm': 10,
+        'param_scheduler.0.end': 50,
+        'randomness.seed': 0,
+    }
+    run = Run(str(CONFIG), work_dir / 'crg', {**data, **training})
     try:
-        run.train(lambda p: print(f'training: {p.done}/{p.total} of the epoch, {p.eta} left', flush=True))
+        run.train()
     except RunFailed as error:
         print(error, file=sys.stderr)
         return 1
     # after so short a training no score reaches the usual threshold
-    ours, our_predictions = evaluate(
-        ROOT / 'tools' / 'test.py',
-        CONFIG,
-        run.checkpoint,
-        work_dir / 'ours',
-        {**data, 'model.student.test_cfg.score_thr': 0.001},
-    )
-    plain, plain_predictions = evaluate(
-        MMDET / 'tools' / 'test.py',
-        PLAIN,
-        run.checkpoint,
-        work_dir / 'mmdet',
-        {**data, 'model.test_cfg.score_thr': 0.001},
+    low = {'model.student.test_cfg.score_thr': 0.001}
+    ours, ours_found = evaluate(TOOLS / 'test.py', CONFIG, run.checkpoint, work_dir / 'ours', {**data, **low})
+    low = {'model.test_cfg.score_thr': 0.001}
+    theirs, theirs_found = evaluate(
+        MMDET / 'tools' / 'test.py', PLAIN, run.checkpoint, work_dir / 'mmdet', {**data, **low}
     )
 
     lines = [line for line in run.scalars() if 'loss' in line]
@@ -131,12 +107,11 @@ def main() -> int:
         print(f'| {term} | {mean(x[term] for x in lines[:20]):.4f} | {mean(x[term] for x in lines[-20:]):.4f} |')
     print('\n| metric | distillation config, tools/test.py | student config, mmdet tools/test.py |\n|---|---:|---:|')
     for key, value in ours.items():
-        print(f'| {key} | {value!r} | {plain[key]!r} |')
-    boxes = sum(len(prediction['scores']) for prediction in our_predictions)
-    equal = bool(ours) and ours == plain and boxes > 0 and same(our_predictions, plain_predictions)
-    print(
-        f'\n{boxes} predicted boxes: ' + ('metrics and predictions agree to the last digit' if equal else 'THEY DIFFER')
-    )
+        print(f'| {key} | {value!r} | {theirs[key]!r} |')
+    boxes = sum(len(prediction['scores']) for prediction in ours_found)
+    equal = bool(ours) and ours == theirs and boxes > 0 and same(ours_found, theirs_found)
+    verdict = 'metrics and predictions agree to the last digit' if equal else 'THEY DIFFER'
+    print(f'\n{boxes} predicted boxes: {verdict}')
     return 0 if equal else 1
 
 

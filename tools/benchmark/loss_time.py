@@ -14,37 +14,29 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from mmkd_graph.engine.start import start
+
+if __name__ == '__main__':
+    start()
+
 import numpy as np
 import torch
-from mmengine.registry import DefaultScope
+from mmdet.testing import demo_mm_inputs
 from scipy.optimize import least_squares
 from torch import Tensor
-from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from samples import random_samples
-from timing import Spread, alternate, machine
-
-from mmkd_graph import graph, losses
+from mmkd_graph import graph
+from mmkd_graph.engine.interrupts import ended_by_signals
+from mmkd_graph.engine.measuring import Spread, alternate, machine, write_report
 from mmkd_graph.losses import DistillContext, PyramidLoss, PyramidSpec
 from mmkd_graph.registry import MODELS
+from mmkd_graph.testing import LOSSES, smooth_maps
 
-CLASSES = 80
-LOSSES: dict[str, dict] = {
-    name.removesuffix('Loss').lower(): dict(
-        type=name, **{key: CLASSES for key in signature(kind).parameters if key == 'num_classes'}
-    )
-    for name, kind in losses.LOSSES.items()
-}
-"""Every loss of the package, as it comes."""
 BOXES = 8
 WINDOWS = (2, 3, 4, 5, 8)
 START = dict(images=2, side=32, channels=128, levels=2)
@@ -57,27 +49,18 @@ SWEEPS: dict[str, Sequence[int]] = {
 """What is swept, and the values; ``side`` is that of a square level and counts as side * side cells."""
 
 
-def maps(images: int, channels: int, side: int, seed: int, device: torch.device) -> Tensor:
-    """Features whose channels hang together: mixtures of 24 smooth random patterns, and noise."""
-    generator = torch.Generator().manual_seed(seed)
-    patterns = F.avg_pool2d(torch.randn(images, 24, side, side, generator=generator), 3, 1, 1)
-    mixed = torch.einsum('ck,nkhw->nchw', torch.randn(channels, 24, generator=generator), patterns)
-    noise = torch.randn(images, channels, side, side, generator=generator)
-    return (mixed + 0.3 * noise).to(device)
-
-
 def loss_call(config: dict, images: int, side: int, channels: int, levels: int, device: torch.device) -> Callable:
     """Forward and backward of one loss on levels that halve the side, down to 4."""
     sides = [max(side // 2**level, 4) for level in range(levels)]
     strides = tuple(8 * 2**level for level in range(levels))
-    with DefaultScope.overwrite_default_scope('mmkd_graph'):
-        loss: PyramidLoss = MODELS.build(dict(config))
+    loss: PyramidLoss = MODELS.build(dict(config))
     loss.bind(PyramidSpec(strides, (channels,) * levels, (channels,) * levels, 'loss'))
     loss.to(device).train()
-    student = tuple(maps(images, channels, s, 1, device).requires_grad_() for s in sides)
-    teacher = tuple(maps(images, channels, s, 2, device) for s in sides)
+    student = tuple(smooth_maps(1, images, channels, s).to(device).requires_grad_() for s in sides)
+    teacher = tuple(smooth_maps(2, images, channels, s).to(device) for s in sides)
     size = (8 * side, 8 * side)
-    context = DistillContext(random_samples(images, size, BOXES, CLASSES), strides, size)
+    samples = demo_mm_inputs(images, (3, *size), [BOXES] * images, 80)['data_samples']
+    context = DistillContext(samples, strides, size)
 
     def run() -> None:
         for x in student:
@@ -142,7 +125,7 @@ def windows(args: argparse.Namespace, device: torch.device) -> tuple[list[str], 
         '|---|---:|---:|---:|---:|',
     ]
     found: dict[str, Any] = {}
-    features = [maps(2, args.graph_channels, 40, seed, device) for seed in (1, 2)]
+    features = [smooth_maps(seed, 2, args.graph_channels, 40).to(device) for seed in (1, 2)]
     for size in WINDOWS:
         rows = [graph.unit_rows(graph.cut_windows(x, size)) for x in features]
         student = rows[0].detach().requires_grad_()
@@ -162,31 +145,6 @@ def windows(args: argparse.Namespace, device: torch.device) -> tuple[list[str], 
     return lines, found
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(SWEEPS), figsize=(4 * len(SWEEPS), 3.6), layout='constrained')
-    for ax, swept in zip(axes, SWEEPS, strict=True):
-        for key, result in found.items():
-            name, what = key.split('/')
-            if what == swept:
-                label = f'{name}, exponent {result["exponent"]:.2f}'
-                ax.loglog(result['sizes'], [1000 * s for s in result['seconds']], 'o-', label=label)
-        ax.set_xlabel('cells of a level' if swept == 'side' else swept)
-        ax.set_ylabel('milliseconds, forward and backward')
-        ax.grid(alpha=0.3, which='both')
-        ax.legend(fontsize=8)
-    figure.suptitle(
-        'How the time of a loss grows; what is not swept: '
-        f'{START["images"]} images, {START["side"]}x{START["side"]} cells, {START["channels"]} channels, 2 levels'
-    )
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--losses', nargs='+', choices=list(LOSSES), default=['crg'], help='whose growth')
@@ -200,24 +158,12 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(args.device)
     window_lines, window_found = windows(args, device)
     growth_lines, growth_found = growth(args, device)
-    text = '\n'.join(
-        [
-            *window_lines,
-            '',
-            *growth_lines,
-            '',
-            f'Medians of {args.rounds} rounds on {machine(device)}.',
-            '',
-        ]
-    )
-    print(f'\n{text}')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix('.md').write_text(text)
+    footer = f'Medians of {args.rounds} rounds on {machine(device)}.\n'
     content = dict(windows=window_found, growth=growth_found, machine=machine(device))
-    args.out.with_suffix('.json').write_text(json.dumps(content, indent=1))
-    draw(growth_found, args.out.with_suffix('.png'))
+    write_report(args.out, '\n'.join([*window_lines, '', *growth_lines, '', footer]), content)
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with ended_by_signals():
+        sys.exit(main())

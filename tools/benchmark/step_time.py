@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import resource
 import subprocess
@@ -27,21 +26,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmkd_graph.engine.start import start
+
+if __name__ == '__main__':
+    start()
+
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.testing import demo_mm_inputs
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from samples import random_samples
-from timing import Spread, alternate, machine
-
 from mmkd_graph.distillers.taps import as_pyramid, recorded
 from mmkd_graph.distillers.teacher import FrozenTeacher, resolve_model_config
-from mmkd_graph.losses.base import DistillContext, Pyramid, PyramidLoss
+from mmkd_graph.engine.interrupts import ended_by_signals
+from mmkd_graph.engine.measuring import Spread, alternate, machine, write_report
+from mmkd_graph.losses import DistillContext, PyramidLoss
+from mmkd_graph.losses.base import Pyramid
 from mmkd_graph.registry import MODELS
+from mmkd_graph.testing import LOSSES
 
 
 @MODELS.register_module()
@@ -49,7 +53,7 @@ class NoLoss(PyramidLoss):
     """Teacher and student run, nothing is compared: what memory is measured against."""
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
-        return {}
+        return dict(nothing=student[0].new_zeros(()))
 
 
 class WholeTeacher:
@@ -72,24 +76,14 @@ class WholeTeacher:
 CRG = 'mmkd_graph.CRGLoss'
 PATHS: dict[str, dict] = {
     'no loss': dict(type='NoLoss'),
-    'crg': dict(type=CRG),
     'crg, vertex': dict(type=CRG, edge_weight=0, spectral_weight=0),
     'crg, edge': dict(type=CRG, vertex_weight=0, spectral_weight=0),
     'crg, spectral': dict(type=CRG, vertex_weight=0, edge_weight=0),
     'crg, whole maps': dict(type=CRG, window=1024),
     'crg alone': dict(type=CRG),
     'whole teacher': dict(type=CRG),
-    'mhgd': dict(type='mmkd_graph.MHGDLoss'),
-    'lfcc': dict(type='mmkd_graph.LFCCLoss'),
-    'refilled': dict(type='mmkd_graph.REFILLEDLoss', num_classes=80),
-    'fitnet': dict(type='mmkd_graph.FitNetLoss'),
-    'cwd': dict(type='mmkd_graph.CWDLoss'),
-    'pkd': dict(type='mmkd_graph.PKDLoss'),
-    'fgd': dict(type='mmkd_graph.FGDLoss'),
-    'mgd': dict(type='mmkd_graph.MGDLoss'),
+    **LOSSES,
 }
-
-
 ALONE = ' alone'
 
 
@@ -104,13 +98,8 @@ class Bench:
         self._teacher_config = resolve_model_config(args.teacher, '--teacher')
         self.student = MMDET_MODELS.build(copy.deepcopy(self._student_config)).to(self.device).train()
         self.teacher: FrozenTeacher | None = None
-        classes = self.student.bbox_head.num_classes if hasattr(self.student, 'bbox_head') else 1
-        generator = torch.Generator().manual_seed(0)
-        size = tuple(args.size)
-        self._data = dict(
-            inputs=[torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator) for _ in range(args.batch)],
-            data_samples=random_samples(args.batch, size, args.boxes, classes),
-        )
+        classes = getattr(getattr(self.student, 'bbox_head', None), 'num_classes', 2)
+        self._data = demo_mm_inputs(args.batch, (3, *args.size), [args.boxes] * args.batch, classes)
 
     def step(self, model: nn.Module) -> Callable[[], object]:
         """One training step of a model, through ``train_step`` and an optimizer of its own."""
@@ -221,31 +210,6 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]], peaks: dic
     return '\n'.join(lines) + '\n'
 
 
-def draw(seconds: dict[str, list[float]], where: str, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    names = [name for name in seconds if name not in ('student', 'teacher') and not name.endswith(ALONE)]
-    if not names:
-        return
-    floor = [a + b for a, b in zip(seconds['student'], seconds['teacher'], strict=True)]
-    spreads = [Spread.of([v / f for v, f in zip(seconds[name], floor, strict=True)]) for name in names]
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.4 * len(names)), layout='constrained')
-    medians = [s.median for s in spreads]
-    errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-    axes.barh(names, medians, xerr=errors, color='#4477aa', error_kw=dict(capsize=3))
-    axes.axvline(1, color='black', linewidth=1, label='student step + teacher extract_feat')
-    axes.invert_yaxis()
-    axes.set_xlim(min(0.9, *medians), max(1.1, *(s.high for s in spreads)) * 1.02)
-    axes.set_xlabel('time of one step, as a ratio to the floor (median, 95 % interval)')
-    axes.set_title(f'What distillation adds to a step\n{where}', fontsize=10)
-    axes.legend(loc='lower right', fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--student', default='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', help='config')
@@ -274,24 +238,21 @@ def main(argv: list[str] | None = None) -> int:
     if args.memory_of:
         print(f'MEMORY {memory_of(args.memory_of, args)}')
         return 0
+    measured: dict[str, int] = {}
+    if args.memory and args.device == 'cpu':  # first: a child's peak begins with what its parent holds
+        measured = memories([name for name in args.paths if not name.endswith(ALONE)])
     bench = Bench(args)
-    steps = {'student': bench.step(bench.student)} | {name: bench.path(name) for name in args.paths}
-    steps = {'student': steps.pop('student'), 'teacher': bench.features(), **steps}
+    paths = {name: bench.path(name) for name in args.paths}  # the first one builds the teacher
+    steps = {'student': bench.step(bench.student), 'teacher': bench.features(), **paths}
     seconds, peaks = alternate(steps, args.rounds, args.warmup, bench.device)
-    if args.memory and bench.device.type == 'cpu':
-        peaks = memories([name for name in args.paths if not name.endswith(ALONE)])
+    peaks |= measured
     where = machine(bench.device)
     text = report(args, seconds, peaks, where)
-    print(f'\n{text}')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix('.md').write_text(text)
-    content = dict(
-        seconds=seconds, peak_bytes=peaks, machine=where, arguments={k: str(v) for k, v in vars(args).items()}
-    )
-    args.out.with_suffix('.json').write_text(json.dumps(content, indent=1))
-    draw(seconds, where, args.out.with_suffix('.png'))
+    arguments = {k: str(v) for k, v in vars(args).items()}
+    write_report(args.out, text, dict(seconds=seconds, peak_bytes=peaks, machine=where, arguments=arguments))
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with ended_by_signals():
+        sys.exit(main())

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
+from mmkd_graph.engine.start import start
+
+if __name__ == '__main__':
+    start()
+
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import train
 
 from mmkd_graph.distillers.teacher import FrozenTeacher
 from mmkd_graph.losses.base import Pyramid
@@ -65,4 +66,4 @@ def kept(
 
 if __name__ == '__main__':
     FrozenTeacher.__call__ = kept(FrozenTeacher.__call__, Path(os.environ['MMKD_KEPT_TEACHER']))
-    train.main()
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / 'train.py'), run_name='__main__')

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from mmkd_graph.datasets.scene import CLASSES
-from mmkd_graph.datasets.shapes import LAYOUTS, generate_shapes
+from mmkd_graph.datasets.shapes import LAYOUTS, generate_shapes, print_progress
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -38,12 +38,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def show_progress(done: int, total: int) -> None:
-    """Prints a line at every tenth of the way; called once per image."""
-    if done == total or done % max(1, total // 10) == 0:
-        print(f'  {done}/{total} images', flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     begin = time.monotonic()
@@ -58,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             layouts=args.layouts,
             workers=args.workers,
             force=args.force,
-            progress=show_progress,
+            progress=print_progress,
         )
     except (ValueError, FileExistsError) as error:
         print(f'make_shapes: {error}', file=sys.stderr)

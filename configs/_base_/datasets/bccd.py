@@ -59,21 +59,8 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-test_dataloader = dict(
-    batch_size=4,
-    num_workers=2,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='XMLDataset',
-        data_root=data_root,
-        ann_file='ImageSets/Main/test.txt',
-        data_prefix=dict(sub_data_root=''),
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file='ImageSets/Main/test.txt'))
+del test_dataloader['persistent_workers']
 
 # Without ann_file CocoMetric converts the ground truth itself; AP is COCO's, AP50 close to VOC's "area" mAP.
 val_evaluator = dict(type='CocoMetric', metric='bbox', classwise=True)

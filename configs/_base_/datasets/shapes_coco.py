@@ -66,21 +66,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file='annotations/instances_test.json',
-        data_prefix=dict(img='VOC2007/JPEGImages/'),
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
-        backend_args=backend_args,
-    ),
+    val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file='annotations/instances_test.json')
 )
 
 val_evaluator = dict(
@@ -89,9 +75,4 @@ val_evaluator = dict(
     metric='bbox',
     backend_args=backend_args,
 )
-test_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_test.json',
-    metric='bbox',
-    backend_args=backend_args,
-)
+test_evaluator = dict(val_evaluator, ann_file=data_root + 'annotations/instances_test.json')

@@ -10,7 +10,7 @@ metainfo = dict(
 # other batch. (Pad would hide how much of an image is its own.)
 image_scale = (256, 256)
 
-# An image and its mirror image: a teacher that is kept sees no more than these two (accuracy.py --keep-teacher).
+# An image and its mirror image: a teacher that is kept sees no more than these two (tools/compare.py --keep-teacher).
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -60,23 +60,8 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-test_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        ann_file='annotations/report.json',
-        data_prefix=dict(img='JPEGImages/'),
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file='annotations/report.json'))
 
 # AP is COCO's; difficult boxes are crowds, which neither count nor harm.
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/tune.json', metric='bbox', classwise=True)
-test_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/report.json', metric='bbox', classwise=True)
+test_evaluator = dict(val_evaluator, ann_file=data_root + 'annotations/report.json')

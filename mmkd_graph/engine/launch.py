@@ -1,4 +1,4 @@
-"""What ``train.py`` and ``test.py`` share: their common options, the config, the processes, the runner."""
+"""From a command line to a runner: the options that the tools share, the config, the processes."""
 
 from __future__ import annotations
 
@@ -9,59 +9,22 @@ import datetime
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, NoReturn
+from typing import NoReturn
 
-if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch.distributed as dist
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
-from quiet import without_optional_parts
+from mmkd_graph.checking.origins import config_error
+from mmkd_graph.checkpoints import TRUST, allow_logs, is_address, trust_files
 
-from mmkd_graph.engine.interrupts import exit_at_signals
-
-if Path(__file__).resolve().parent in Path(sys.argv[0]).resolve().parents:  # imported by a program of this folder
-    exit_at_signals()
-
-
-def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
-    """Import what mmengine formats configs with, before mmengine does, and again if its cache is just being written.
-
-    At its first import for a user yapf writes its grammar into a cache, under the final name before all of it is there:
-    of several processes that start together one may read a part.
-
-    Raises:
-        EOFError, UnpicklingError: if the cache is not whole after so many ``attempts``, ``pause`` seconds apart.
-    """
-    for attempt in range(1, attempts + 1):
-        try:
-            import yapf  # noqa: F401
-        except (EOFError, UnpicklingError):
-            if attempt == attempts:
-                raise
-            time.sleep(pause)
-        else:
-            return
-
-
-import_yapf()
-with without_optional_parts():
-    import mmdet.datasets  # noqa: F401
-    import torch.distributed as dist
-    from mmdet.utils import setup_cache_size_limit_of_dynamo
-    from mmengine.config import Config, DictAction
-    from mmengine.device import get_device
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
-
-    from mmkd_graph.checking.origins import config_error
-    from mmkd_graph.checkpoints import TRUST, allow_logs, trust_files
-    from mmkd_graph.engine.errors import NotStarted
-    from mmkd_graph.engine.resuming import is_address
-    from mmkd_graph.registry import type_name
+from .errors import NotStarted
+from .interrupts import say
 
 # What each launcher calls rank, number of processes, rank on the node; torchrun's names are torch's own.
 RANK_VARIABLES = {
@@ -70,9 +33,8 @@ RANK_VARIABLES = {
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
 
-
 _NEEDLESS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
-"""What mmengine warns its own hooks of."""
+"""Warnings of mmengine about its own hooks."""
 
 
 def fail(message: str) -> NoReturn:
@@ -81,13 +43,8 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def say(message: str) -> None:
-    """Write one line, under the program's name, to where errors go."""
-    print(f'{Path(sys.argv[0]).name}: {" ".join(message.split())}', file=sys.stderr, flush=True)
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing have in common, as MMDetection's tools name them."""
+    """Add the options that training, testing and checking have in common, as MMDetection's tools name them."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -142,20 +99,23 @@ def _remedy(error: Exception) -> str:
     )
 
 
-def check_checkpoint(path: str, option: str) -> None:
-    """End the program if ``path`` names a local file that is not there; addresses are left to mmengine."""
-    if not is_address(path) and not Path(path).exists():
-        fail(f'{option}: no checkpoint file {path!r}')
-
-
-def is_first_process(cfg: Config) -> bool:
-    """Whether this is the only process, or the one of rank 0, by what the launcher left in the environment."""
-    return cfg.launcher == 'none' or os.environ.get(RANK_VARIABLES[cfg.launcher][0], '0') == '0'
-
-
-def class_name(cfg: Mapping[str, Any]) -> str:
-    """Name, without scope or module, of the class that a config asks for, be it given as text or as the class."""
-    return type_name(cfg.get('type'))
+def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Put ``--amp``, ``--auto-scale-lr`` and ``--resume`` into a config."""
+    if args.amp:
+        if 'optim_wrapper' not in cfg:
+            fail('--amp: the config has no optim_wrapper')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if args.auto_scale_lr:
+        if not {'enable', 'base_batch_size'} <= set(cfg.get('auto_scale_lr', ())):
+            fail('--auto-scale-lr: the config lacks auto_scale_lr = dict(enable=…, base_batch_size=…)')
+        cfg.auto_scale_lr.enable = True
+    if args.resume == 'auto':
+        cfg.resume = 'auto'
+    elif args.resume is not None:
+        if not is_address(args.resume) and not Path(args.resume).exists():
+            fail(f'--resume: no checkpoint file {args.resume!r}')
+        cfg.resume, cfg.load_from = True, args.resume
 
 
 @contextlib.contextmanager

@@ -1,7 +1,4 @@
-"""Train and evaluate one config in a process of its own, so that it can be interrupted and go on.
-
-The demo and the benchmarks are lists of such runs.
-"""
+"""Train and evaluate one config in processes of their own, which can be interrupted and go on."""
 
 from __future__ import annotations
 
@@ -13,29 +10,23 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-if find_spec('mmkd_graph') is None:  # run from a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mmkd_graph.engine.interrupts import ended_by_signals, exit_at_signals
-
-if Path(__file__).resolve().parent in Path(sys.argv[0]).resolve().parents:  # imported by a program of this folder
-    exit_at_signals()
-
 from mmengine.config import Config
 
-TOOLS = Path(__file__).resolve().parent
-_TRAIN_LINE = re.compile(
-    r'(?:Iter|Epoch)\(train\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
-)
-_TEST_LINE = re.compile(
-    r'(?:Iter|Epoch)\(test\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
+from mmkd_graph.checkpoints import write_whole
+
+from .interrupts import ended_by_signals
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+"""The programs of the checkout."""
+
+_PROGRESS = re.compile(
+    r'(?:Iter|Epoch)\((?P<what>train|test)\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
 )
 # Let glibc keep and reuse the memory of large tensors: by default every one is mapped anew and returned, page by page.
 _MEMORY = {
@@ -43,8 +34,6 @@ _MEMORY = {
     'MALLOC_TRIM_THRESHOLD_': str(8 << 30),
     'MALLOC_TOP_PAD_': str(256 << 20),
 }
-
-
 _LAST_WORDS = 60.0
 """Seconds that a process is given to end by itself when it is told to."""
 
@@ -71,17 +60,8 @@ class RunFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a process is: iterations done and in total, and mmengine's estimate of the time left."""
-
-    done: int
-    total: int
-    eta: str
-
-
-@dataclass(frozen=True)
 class Run:
-    """One config, trained and evaluated in ``work_dir``.
+    """One config, trained and evaluated in ``work_dir``. Every tenth of the way is printed.
 
     Args:
         config: config file.
@@ -102,7 +82,7 @@ class Run:
         """The last checkpoint of the finished training; also when the folder was moved since."""
         return self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
 
-    def train(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
+    def train(self) -> None:
         """Train, going on from the last checkpoint; returns at once if the training is complete.
 
         Raises:
@@ -110,13 +90,10 @@ class Run:
         """
         self._claim()
         if not (self.work_dir / 'trained').exists():
-            arguments = ['--work-dir', str(self.work_dir), '--resume']
-            self._call(self.trainer, arguments, _TRAIN_LINE, report, self.options)
+            self._call(self.trainer, ['--work-dir', str(self.work_dir), '--resume'], self.options)
             (self.work_dir / 'trained').touch()
 
-    def evaluate(
-        self, report: Callable[[Progress], None] = lambda progress: None, split: str = 'test'
-    ) -> dict[str, float]:
+    def evaluate(self, split: str = 'test') -> dict[str, float]:
         """Metrics of the last checkpoint on the config's ``test`` or ``val`` split, by ``tools/test.py``.
 
         They are kept in ``work_dir/metrics-<split>.json``, so that a split is read once.
@@ -126,65 +103,49 @@ class Run:
         """
         result = self.work_dir / f'metrics-{split}.json'
         if not result.exists():
+            options = {**self.options, **(self._val_as_test() if split == 'val' else {})}
             folder = self.work_dir / split
-            arguments = [str(self.checkpoint), '--work-dir', str(folder)]
-            options = dict(self.options)
-            if split == 'val':
-                options |= self._val_as_test()
-            self._call('test.py', arguments, _TEST_LINE, report, options)
-            newest = max(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
-            _write(result, newest.read_text())
+            self._call('test.py', [str(self.checkpoint), '--work-dir', str(folder)], options)
+            write_whole(json.dumps(read_metrics(folder)).encode(), result)
         return json.loads(result.read_text())
 
     def seconds_per_iteration(self) -> float:
         """Median over the training log's lines of the time of one iteration, data loading included."""
-        times = [line['time'] for line in self.scalars() if 'loss' in line]
-        return statistics.median(times)
+        return statistics.median(line['time'] for line in self.scalars() if 'loss' in line)
 
     def scalars(self) -> list[dict[str, float]]:
         """The training's logged scalars, over all interruptions."""
         files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
         return [json.loads(line) for path in files for line in path.read_text().splitlines()]
 
-    def _resolved(self) -> Config:
-        return resolved(self.config, self.options)
-
     def _claim(self) -> None:
         """Refuse to go on in a folder that was started with another config."""
-        fingerprint = hashlib.sha256(self._resolved().pretty_text.encode()).hexdigest()
+        fingerprint = hashlib.sha256(resolved(self.config, self.options).pretty_text.encode()).hexdigest()
         path = self.work_dir / 'config.sha256'
-        self.work_dir.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_text() != fingerprint:
             raise RunFailed(
                 f'{self.work_dir} holds a run of another version of {self.config}: remove or rename that folder, '
                 'or choose another --work-dir'
             )
-        _write(path, fingerprint)
+        write_whole(fingerprint.encode(), path)
 
     def _val_as_test(self) -> dict[str, Any]:
         """Options that make ``tools/test.py`` read the validation annotations."""
-        config = self._resolved()
+        config = resolved(self.config, self.options)
         options = {'test_dataloader.dataset.ann_file': config.val_dataloader.dataset.ann_file}
         if 'ann_file' in config.val_evaluator:
             options['test_evaluator.ann_file'] = config.val_evaluator.ann_file
         return options
 
-    def _call(
-        self,
-        script: str,
-        arguments: list[str],
-        pattern: re.Pattern,
-        report: Callable[[Progress], None],
-        options: Mapping[str, Any],
-    ) -> None:
+    def _call(self, script: str, arguments: list[str], options: Mapping[str, Any]) -> None:
         config = self.config
+        name = Path(script).stem
         if options:
-            config = write_config(config, options, self.work_dir / 'configs' / Path(script).stem)
+            config = write_config(config, options, self.work_dir / 'configs' / name)
         command = [sys.executable, str(TOOLS / script), str(config), *arguments]
-        log = self.work_dir / f'{Path(script).stem}.log'
-        with log.open('a') as sink:
+        log = self.work_dir / f'{name}.log'
+        with log.open('a', buffering=1) as sink:
             sink.write(f'$ {shlex.join(command)}\n')
-            sink.flush()
             process = None
             try:
                 process = subprocess.Popen(
@@ -197,11 +158,13 @@ class Run:
                 _children.add(process)
                 if _ending:  # in another thread than the one that was interrupted
                     process.terminate()
+                tenth = -1
                 for line in process.stdout:
                     sink.write(line)
-                    sink.flush()
-                    if match := pattern.search(line):
-                        report(Progress(int(match['done']), int(match['total']), match['eta']))
+                    if match := _PROGRESS.search(line):
+                        what, done, total, eta = match.groups()
+                        if tenth != (tenth := 10 * int(done) // int(total)):
+                            print(f'{self.work_dir.name} {what}: {done}/{total}, {eta} left', flush=True)
                 code = process.wait()
             except BaseException:
                 if process is not None:
@@ -224,12 +187,17 @@ def resolved(config: str | Path, options: Mapping[str, Any]) -> Config:
 def write_config(config: str | Path, options: Mapping[str, Any], folder: Path) -> Path:
     """Write a config with settings on top of it, under its own name.
 
-    ``--cfg-options`` cannot be told of a path with a blank or a comma in it.
+    ``--cfg-options`` takes no path with a blank or a comma in it.
     """
     path = folder / Path(config).name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, resolved(config, options).pretty_text)
+    write_whole(resolved(config, options).pretty_text.encode(), path)
     return path
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """The metrics that the last ``test.py`` left in its work dir."""
+    newest = max(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
+    return json.loads(newest.read_text())
 
 
 def _end(process: subprocess.Popen) -> str:
@@ -240,10 +208,3 @@ def _end(process: subprocess.Popen) -> str:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.communicate()[0] or ''
-
-
-def _write(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    part = path.with_suffix(path.suffix + '.part')
-    part.write_text(text)
-    part.replace(path)

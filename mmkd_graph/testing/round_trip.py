@@ -46,6 +46,8 @@ _MOST_CANDIDATES = 200
 _MOST_SAMPLES = 32
 """Proposals sampled per image in training."""
 
+_TESTING = dict(score_thr=0.0, filter_thr=0.0, min_bbox_size=-1, distance_threshold=math.inf)
+"""Values in testing with which predictions are dropped by suppression alone; the distance is that of paired corners."""
 
 _ONE_SIZE = ('YOLACTHead', 'PISASSDHead')
 """Heads that stack what they have per image, and so train on images of one size."""
@@ -91,6 +93,7 @@ def offline(model: Mapping, side: int) -> ConfigDict:
     """
     # Detectors that predict a set may take the number of predictions for that of their queries (QueryInst).
     sets = any(True for key in ('num_queries', 'num_proposals') for _ in find(model, key))
+    most = dict(nms_pre=_MOST_CANDIDATES, **({} if sets else dict(max_per_img=_MOST_PREDICTIONS)))
 
     def walk(node: Any, testing: bool) -> Any:
         if isinstance(node, (list, tuple)):
@@ -105,24 +108,14 @@ def offline(model: Mapping, side: int) -> ConfigDict:
                 value = str(CONFIGS / value.removeprefix('configs/'))  # written for a checkout of mmdet
             elif key == 'type' and isinstance(value, str) and value.endswith('SyncBN'):
                 value = 'BN'
-            elif key in ('score_thr', 'filter_thr') and testing:
-                value = 0.0
-            elif key == 'min_bbox_size' and testing:
-                value = -1
-            elif key == 'distance_threshold' and testing:  # of paired corners
-                value = math.inf
-            elif key == 'mask_thr' and testing and 'filter_thr' in node:
-                value = 0.0
-            elif key == 'max_per_img' and isinstance(value, int) and not sets:
-                value = min(value, _MOST_PREDICTIONS)
-            elif key == 'nms_pre' and isinstance(value, int) and testing:
-                value = min(value, _MOST_CANDIDATES)
-            elif key == 'clip_border':
-                value = True
-            elif key == 'use_torchvision':
-                value = False
+            elif testing and (key in _TESTING or (key == 'mask_thr' and 'filter_thr' in node)):
+                value = _TESTING.get(key, 0.0)
+            elif key in ('clip_border', 'use_torchvision'):
+                value = key == 'clip_border'
             elif key == 'num' and 'pos_fraction' in node:
                 value = min(value, _MOST_SAMPLES)
+            elif isinstance(value, int) and key in most and (testing or key != 'nms_pre'):
+                value = min(value, most[key])
             else:
                 value = walk(value, testing or key == 'test_cfg')
             out[key] = value

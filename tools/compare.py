@@ -9,32 +9,39 @@ split is read once, for what is reported. Where it has ``pretrain``, the backbon
 trained weights, as it mostly does in practice, and the rest from the seed's.
 
 Example:
-    python tools/benchmark/accuracy.py tools/benchmark/suites/bccd.py --jobs 2
-    python tools/benchmark/accuracy.py tools/benchmark/suites/bccd.py --methods crg pkd --seeds 0 1 --split val
+    python tools/compare.py tools/benchmark/suites/bccd.py --jobs 2
+    python tools/compare.py tools/benchmark/suites/bccd.py --methods crg pkd --seeds 0 1 --split val
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
+import functools
 import os
-import platform
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+from mmkd_graph.engine.start import start
+
+if __name__ == '__main__':
+    start()
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from mmkd_graph.engine.measuring import machine, write_report
+from mmkd_graph.engine.runs import Run, RunFailed, interruptible
+from mmkd_graph.visualization.canvas import new_figure
 
-from experiment import Progress, Run, RunFailed, interruptible
+Results = dict[str, dict[str, list[float]]]
+"""Per model ``ap``, ``ap50`` (in percent) and ``seconds``, one number per seed in the same order."""
 
 
 def interval(values: list[float]) -> float:
@@ -111,40 +118,38 @@ class Suite:
         Raises:
             SuiteError: naming the key, what was given and what is accepted.
         """
-        if not Path(path).is_file():
-            raise SuiteError(f'{path}: no such suite')
+
+        def need(fulfilled: object, otherwise: str) -> None:
+            if not fulfilled:
+                raise SuiteError(f'{path}: {otherwise}')
+
+        need(Path(path).is_file(), 'no such suite')
         content = Config.fromfile(path).to_dict()
         names = {one.name for one in fields(cls)}
-        if unknown := sorted(content.keys() - names):
-            raise SuiteError(f'{path}: {", ".join(unknown)}; accepted: {", ".join(sorted(names))}')
-        if missing := sorted({'teacher', 'student', 'methods'} - content.keys()):
-            raise SuiteError(f'{path} lacks {", ".join(missing)}')
+        unknown, missing = sorted(content.keys() - names), sorted({'teacher', 'student', 'methods'} - content.keys())
+        need(not unknown, f'{", ".join(unknown)}; accepted: {", ".join(sorted(names))}')
+        need(not missing, f'it lacks {", ".join(missing)}')
         for key in ('teacher', 'student', 'pretrain'):
-            if content.get(key) is not None and not Path(content[key]).is_file():
-                raise SuiteError(f'{path}: {key}={content[key]!r}: no such config')
+            given = content.get(key)
+            need(given is None or Path(given).is_file(), f'{key}={given!r}: no such config')
+            need(key not in content['methods'], f'methods.{key}; accepted: any other name')
         for name, method in content['methods'].items():
-            if name in ('teacher', 'student', 'pretrain'):
-                raise SuiteError(f'{path}: methods.{name}; accepted: any other name')
-            if not (
-                Path(method).is_file() if isinstance(method, str) else isinstance(method, dict) and 'type' in method
-            ):
-                raise SuiteError(f'{path}: methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
-        tune = content.get('tune')
-        if tune is not None and not (
-            {'key', 'values'} <= tune.keys() <= {'key', 'values', 'seed'}
-            and len(tune['values']) > 1
-            and list(tune['values']) == sorted(set(tune['values']))
-            and isinstance(tune.get('seed', 0), int)
-        ):
-            raise SuiteError(
-                f'{path}: tune={tune}; accepted: dict(key=…, values=[…]) with at least two values that ascend, and '
-                'seed=<integer>'
-            )
-        if taken := sorted({'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})):
-            raise SuiteError(f'{path}: distiller.{taken[0]}; accepted: other options of GraphDistiller')
+            fits = Path(method).is_file() if isinstance(method, str) else isinstance(method, dict) and 'type' in method
+            need(fits, f'methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
+        taken = {'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})
+        need(not taken, f'distiller.{min(taken, default="")}; accepted: other options of GraphDistiller')
         suite = cls(**content)
-        if tune is not None and not any(map(suite.tunes, suite.methods)):
-            raise SuiteError(f'{path}: tune.key={tune["key"]!r}; accepted: a key that one of the methods has')
+        if (tune := suite.tune) is not None:
+            need(
+                {'key', 'values'} <= tune.keys() <= {'key', 'values', 'seed'}
+                and len(tune['values']) > 1
+                and list(tune['values']) == sorted(set(tune['values']))
+                and isinstance(tune.get('seed', 0), int),
+                f'tune={tune}; accepted: dict(key=…, values=[…]) with at least two values that ascend, and '
+                'seed=<integer>',
+            )
+            tuned = any(map(suite.tunes, suite.methods))
+            need(tuned, f'tune.key={tune["key"]!r}; accepted: a key that one of the methods has')
         return suite
 
     def tunes(self, name: str) -> bool:
@@ -184,12 +189,10 @@ class Suite:
         )
 
 
-def table(results: Mapping[str, Mapping[str, list[float]]]) -> str:
+def table(results: Results) -> str:
     """Markdown rows of AP, AP50, paired gain, share of the gap closed and time.
 
-    Args:
-        results: per model ``ap``, ``ap50`` (in percent) and ``seconds``, one number per seed in the same order; the
-            models ``teacher`` and ``student`` are what the others are measured against.
+    The models ``teacher`` and ``student`` are what the others are measured against.
     """
     lines = [
         '| model | AP | AP50 | gain over student alone | gap closed | time to the student alone | AP of each seed |',
@@ -212,14 +215,10 @@ def table(results: Mapping[str, Mapping[str, list[float]]]) -> str:
     return '\n'.join(lines)
 
 
-def draw(results: Mapping[str, Mapping[str, list[float]]], title: str, path: Path) -> None:
+def draw(results: Results, title: str, path: Path) -> None:
     """AP of every seed, means and intervals, between the lines of student and teacher."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.45 * len(results)), layout='constrained')
+    figure = new_figure(7, 1.2 + 0.45 * len(results))
+    axes = figure.subplots()
     for row, (name, result) in enumerate(results.items()):
         mean = statistics.mean(result['ap'])
         bar = interval(result['ap']) if len(result['ap']) > 1 else None
@@ -232,14 +231,125 @@ def draw(results: Mapping[str, Mapping[str, list[float]]], title: str, path: Pat
     axes.set_xlabel('AP; points are seeds, bars the 95 % interval of their mean')
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    figure.savefig(path)
 
 
-def machine() -> str:
-    """What the numbers were made on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{os.cpu_count()} CPU cores'
-    return f'{device}, torch {torch.__version__}, Python {platform.python_version()}'
+@dataclass
+class Comparison:
+    """The runs of a suite, as the command line asks for them.
+
+    Attributes:
+        scores: of methods that are tuned, AP on the validation split of every value tried.
+    """
+
+    suite: Suite
+    args: argparse.Namespace
+    scores: dict[str, dict[Any, float]] = field(default_factory=dict)
+
+    @property
+    def tuning_seed(self) -> int:
+        return self.suite.tune.get('seed', self.args.seeds[0])
+
+    @functools.cached_property
+    def teacher(self) -> Run:
+        return self.run('teacher', self.suite.teacher, self.args.seeds[0])
+
+    def results(self) -> Results:
+        """Train and evaluate everything."""
+        args = self.args
+        found = self.finish({('teacher', args.seeds[0]): self.teacher}, args.split)
+        if self.suite.pretrain is not None:
+            before = self.run('pretrain', self.suite.pretrain, args.seeds[0])
+            before.train()
+            student = self.write('student', self.suite.pretrained(before.checkpoint))
+            self.suite = replace(self.suite, student=student)
+        if self.suite.tune:
+            self.tune()
+        runs = {}
+        for seed in args.seeds:
+            runs['student', seed] = self.run('student', self.suite.student, seed)
+            runs |= {(name, seed): self.learner(name, self.chosen(name), seed) for name in args.methods}
+        found |= self.finish(runs, args.split)
+        results: Results = {}
+        for name in ('teacher', 'student', *args.methods):
+            rows = [found[name, seed] for seed in (args.seeds[:1] if name == 'teacher' else args.seeds)]
+            results[name] = {key: [row[key] for row in rows] for key in rows[0]}
+        return results
+
+    def tune(self) -> None:
+        """Score the values of every method that is tuned, until :func:`untried` has none left."""
+        self.scores = {name: {} for name in self.args.methods if self.suite.tunes(name)}
+        while trials := {
+            (name, value): self.learner(name, value, self.tuning_seed)
+            for name, scores in self.scores.items()
+            for value in untried(self.suite.tune['values'], scores)
+        }:
+            for (name, value), result in self.finish(trials, 'val').items():
+                self.scores[name][value] = result['ap']
+        for name in self.scores:
+            print(f'{name}: {self.suite.tune["key"]}={self.chosen(name)} on val', flush=True)
+
+    def chosen(self, name: str) -> Any:
+        """The best value of a method that is tuned, otherwise ``None``."""
+        scores = self.scores.get(name)
+        return scores and max(scores, key=scores.__getitem__)
+
+    def learner(self, name: str, value: Any, seed: int) -> Run:
+        """The run of a method."""
+        label = name if value is None else f'{name}-{value}'
+        config = self.write(label, self.suite.config(name, self.teacher.checkpoint, value))
+        return self.run(label, config, seed)
+
+    def run(self, label: str, config: str, seed: int) -> Run:
+        # The splits are read by the evaluation alone.
+        options = {'randomness.seed': seed, 'train_cfg.val_interval': 10**9, **self.args.cfg_options}
+        environment = {'OMP_NUM_THREADS': str(self.args.threads), 'MKL_NUM_THREADS': str(self.args.threads)}
+        trainer = 'train.py'
+        if self.args.keep_teacher:
+            trainer = 'benchmark/train_with_kept_teacher.py'
+            environment['MMKD_KEPT_TEACHER'] = str(self.args.work_dir / 'kept-teacher')
+        return Run(config, self.args.work_dir / f'{label}-{seed}', options, environment, trainer)
+
+    def write(self, label: str, text: str) -> str:
+        path = self.args.work_dir / 'configs' / f'{label}.py'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    def finish(self, runs: Mapping[Any, Run], split: str) -> dict[Any, dict[str, float]]:
+        """Train and evaluate some runs, ``--jobs`` of them at a time."""
+
+        def one(run: Run) -> dict[str, float]:
+            run.train()
+            metrics = run.evaluate(split)
+            ap, ap50 = 100 * metrics['coco/bbox_mAP'], 100 * metrics['coco/bbox_mAP_50']
+            return dict(ap=ap, ap50=ap50, seconds=run.seconds_per_iteration())
+
+        with ThreadPoolExecutor(self.args.jobs) as pool:
+            futures = {key: pool.submit(one, run) for key, run in runs.items()}
+        return {key: future.result() for key, future in futures.items()}
+
+    def report(self, results: Results, where: str) -> str:
+        """The table, and how its numbers were made."""
+        args, alone = self.args, results['student']['ap']
+        deviation = f'{statistics.stdev(alone):.2f} AP' if len(alone) > 1 else 'not known'
+        note = "The students' backbones start from the same trained weights. " if self.suite.pretrain else ''
+        if args.keep_teacher:
+            note += "The teacher's features were kept, and the times are without it. "
+        text = (
+            f'{table(results)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}; one teacher. ± is the '
+            '95 % interval of the mean over seeds; gains are paired by seed; the standard deviation of the student '
+            f'alone between seeds is {deviation}. {note}{args.jobs} processes at a time on {where}.\n'
+        )
+        if self.scores:
+            choices = []
+            for name, scores in self.scores.items():
+                tried = ', '.join(f'{value}: {ap:.1f}' for value, ap in sorted(scores.items()))
+                choices.append(f'{name} {self.chosen(name)} ({tried})')
+            text += (
+                f'\n`{self.suite.tune["key"]}` was chosen on val by seed {self.tuning_seed}: {"; ".join(choices)}.\n'
+            )
+        return text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -249,7 +359,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seeds', nargs='+', type=int, help="default: the suite's")
     parser.add_argument('--split', choices=('val', 'test'), default='test', help='what the table reports')
     parser.add_argument('--jobs', type=int, default=1, help='processes at a time, each on its share of the cores')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/accuracy/<suite>')
+    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/<suite>')
     parser.add_argument(
         '--keep-teacher',
         action='store_true',
@@ -266,124 +376,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if unknown := [name for name in args.methods if name not in args.content.methods]:
         parser.error(f'--methods {" ".join(unknown)}; accepted: {", ".join(args.content.methods)}')
     args.seeds = args.seeds or list(args.content.seeds)
-    args.work_dir = args.work_dir or Path('work_dirs/accuracy') / args.suite.stem
+    args.work_dir = args.work_dir or Path('work_dirs/compare') / args.suite.stem
+    args.threads = max(1, (os.cpu_count() or 1) // args.jobs)
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    suite: Suite = args.content
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    environment = {'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
-    trainer = 'train.py'
-    if args.keep_teacher:
-        trainer = 'benchmark/train_with_kept_teacher.py'
-        environment['MMKD_KEPT_TEACHER'] = str(args.work_dir / 'kept-teacher')
-
-    def run(label: str, config: str, seed: int) -> Run:
-        # The splits are read by the evaluation alone.
-        never = {'train_cfg.val_interval': 10**9}
-        options = {'randomness.seed': seed, **never, **args.cfg_options}
-        return Run(config, args.work_dir / f'{label}-{seed}', options, environment, trainer)
-
-    def reporter(one: Run) -> Callable[[Progress], None]:
-        shown = -1
-
-        def report(progress: Progress) -> None:
-            nonlocal shown
-            tenth = 10 * progress.done // progress.total
-            if tenth != shown:
-                shown = tenth
-                print(f'{one.work_dir.name}: {progress.done}/{progress.total}, {progress.eta} left', flush=True)
-
-        return report
-
-    def write(label: str, text: str) -> str:
-        path = args.work_dir / 'configs' / f'{label}.py'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return str(path)
-
-    def finish(one: Run, split: str) -> dict[str, float]:
-        report = reporter(one)
-        one.train(report)
-        metrics = one.evaluate(report, split)
-        return dict(
-            ap=100 * metrics['coco/bbox_mAP'],
-            ap50=100 * metrics['coco/bbox_mAP_50'],
-            seconds=one.seconds_per_iteration(),
-        )
-
-    def together(runs: Mapping[Any, Run], split: str) -> dict[Any, dict[str, float]]:
-        with ThreadPoolExecutor(args.jobs) as pool:
-            futures = {key: pool.submit(finish, one, split) for key, one in runs.items()}
-            return {key: future.result() for key, future in futures.items()}
-
+    comparison = Comparison(args.content, args)
     try:
-        teacher = run('teacher', suite.teacher, args.seeds[0])
-        found = together({('teacher', args.seeds[0]): teacher}, args.split)
-        if suite.pretrain is not None:
-            before = run('pretrain', suite.pretrain, args.seeds[0])
-            before.train(reporter(before))
-            suite = replace(suite, student=write('student', suite.pretrained(before.checkpoint)))
-
-        def learn(name: str, value: Any, seed: int) -> Run:
-            label = name if value is None else f'{name}-{value}'
-            return run(label, write(label, suite.config(name, teacher.checkpoint, value)), seed)
-
-        chosen: dict[str, Any] = dict.fromkeys(args.methods)
-        tried: dict[str, dict[Any, float]] = {}
-        if suite.tune:
-            tuning_seed = suite.tune.get('seed', args.seeds[0])
-            tried = {name: {} for name in args.methods if suite.tunes(name)}
-            while trials := {
-                (name, value): learn(name, value, tuning_seed)
-                for name, scores in tried.items()
-                for value in untried(suite.tune['values'], scores)
-            }:
-                for (name, value), result in together(trials, 'val').items():
-                    tried[name][value] = result['ap']
-            for name, scores in tried.items():
-                chosen[name] = max(scores, key=scores.__getitem__)
-                print(f'{name}: {suite.tune["key"]}={chosen[name]} on val', flush=True)
-        runs = {}
-        for seed in args.seeds:
-            runs['student', seed] = run('student', suite.student, seed)
-            runs |= {(name, seed): learn(name, chosen[name], seed) for name in args.methods}
-        found |= together(runs, args.split)
+        results = comparison.results()
     except RunFailed as error:
         print(error, file=sys.stderr)
         return 1
-
-    results: dict[str, dict[str, list[float]]] = {}
-    for name in ('teacher', 'student', *args.methods):
-        rows = [found[name, seed] for seed in (args.seeds[:1] if name == 'teacher' else args.seeds)]
-        results[name] = {key: [row[key] for row in rows] for key in rows[0]}
-    alone = results['student']['ap']
-    deviation = f'{statistics.stdev(alone):.2f} AP' if len(alone) > 1 else 'not known'
-    note = "The students' backbones start from the same trained weights. " if suite.pretrain else ''
-    if args.keep_teacher:
-        note += "The teacher's features were kept, and the times are without it. "
-    text = (
-        f'{table(results)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}; one teacher. ± is the 95 '
-        '% interval of the mean over seeds; gains are paired by seed; the standard deviation of the student alone '
-        f'between seeds is {deviation}. {note}{args.jobs} processes at a time on {machine()}.\n'
-    )
-    if tried:
-        text += f'\n`{suite.tune["key"]}` was chosen on val by seed {tuning_seed}:'
-        text += ''.join(
-            f' {name} {chosen[name]} ({", ".join(f"{value}: {ap:.1f}" for value, ap in sorted(scores.items()))});'
-            for name, scores in tried.items()
-        )
-        text = f'{text.rstrip(";")}.\n'
-    print(f'\n{text}')
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    where = machine(torch.device('cuda' if torch.cuda.is_available() else 'cpu'), args.threads)
     stem = args.work_dir / f'results-{args.split}'
-    stem.with_suffix('.md').write_text(text)
-    stem.with_suffix('.json').write_text(
-        json.dumps(dict(results=results, seeds=args.seeds, split=args.split, tried=tried, machine=machine()), indent=1)
-    )
-    draw(results, f'{args.suite.stem}, {args.split} split, {machine()}', stem.with_suffix('.png'))
+    content = dict(results=results, seeds=args.seeds, split=args.split, tried=comparison.scores, machine=where)
+    write_report(stem, comparison.report(results, where), content)
+    draw(results, f'{args.suite.stem}, {args.split} split, {where}', stem.with_suffix('.png'))
     return 0
 
 

@@ -16,17 +16,17 @@ from mmkd_graph.registry import MODELS
 
 
 @pytest.fixture(scope='module')
-def accuracy():
-    return import_tool('benchmark/accuracy')
+def compare():
+    return import_tool('compare')
 
 
-def test_interval_is_students_t(accuracy) -> None:
+def test_interval_is_students_t(compare) -> None:
     # standard deviation 1, t(0.975, 2) = 4.3027
-    assert accuracy.interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
-    assert math.isnan(accuracy.interval([1.0]))
+    assert compare.interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
+    assert math.isnan(compare.interval([1.0]))
 
 
-def test_gains_are_paired_by_seed(accuracy) -> None:
+def test_gains_are_paired_by_seed(compare) -> None:
     results = {
         'teacher': dict(ap=[40.0], ap50=[60.0], seconds=[1.0]),
         'student': dict(ap=[20.0, 30.0], ap50=[40.0, 50.0], seconds=[0.5, 0.5]),
@@ -34,7 +34,7 @@ def test_gains_are_paired_by_seed(accuracy) -> None:
     }
     rows = {
         line.split('|')[1].strip(): [x.strip() for x in line.split('|')[2:-1]]
-        for line in accuracy.table(results).splitlines()
+        for line in compare.table(results).splitlines()
     }
     assert rows['teacher'][0] == '40.0'
     assert rows['crg'][2] == '+3.0 ± 0.0', 'the spread over seeds is not the spread of the gain'
@@ -46,9 +46,9 @@ def test_gains_are_paired_by_seed(accuracy) -> None:
     ('best', 'wanted'),
     [(1, [2, 4, 8, 1]), (2, [2, 4, 8, 1]), (4, [2, 4, 8]), (8, [2, 4, 8, 16]), (32, [2, 4, 8, 16, 32])],
 )
-def test_the_search_goes_on_until_the_best_value_has_no_better_neighbour(accuracy, best: int, wanted: list) -> None:
+def test_the_search_goes_on_until_the_best_value_has_no_better_neighbour(compare, best: int, wanted: list) -> None:
     values, scores = [1, 2, 4, 8, 16, 32], {}
-    while new := accuracy.untried(values, scores):
+    while new := compare.untried(values, scores):
         scores |= {value: -abs(math.log2(value / best)) for value in new}
     assert list(scores) == wanted
     assert max(scores, key=scores.get) == best
@@ -91,23 +91,23 @@ def suite(tmp_path: Path) -> Path:
     ],
 )
 def test_a_suite_that_can_not_be_run_is_refused(
-    accuracy, suite: Path, line: str, words: str, capsys: pytest.CaptureFixture
+    compare, suite: Path, line: str, words: str, capsys: pytest.CaptureFixture
 ) -> None:
     suite.write_text(f'{suite.read_text()}\n{line}\n')
     with pytest.raises(SystemExit):
-        accuracy.parse_args([str(suite)])
+        compare.parse_args([str(suite)])
     assert words in capsys.readouterr().err
 
 
-def test_an_unknown_method_is_refused(accuracy, suite: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_unknown_method_is_refused(compare, suite: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        accuracy.parse_args([str(suite), '--methods', 'crg', 'cgr'])
+        compare.parse_args([str(suite), '--methods', 'crg', 'cgr'])
     assert '--methods cgr; accepted: crg, own' in capsys.readouterr().err
 
 
-def test_a_method_is_the_students_config_with_one_loss(accuracy, suite: Path, tmp_path: Path) -> None:
+def test_a_method_is_the_students_config_with_one_loss(compare, suite: Path, tmp_path: Path) -> None:
     """Everything but the model is the student's; what is tuned reaches the loss."""
-    content = accuracy.Suite.from_file(suite)
+    content = compare.Suite.from_file(suite)
     path = tmp_path / 'crg.py'
     path.write_text(content.config('crg', Path('teacher.pth'), 2))
     config = Config.fromfile(path)
@@ -121,12 +121,12 @@ def test_a_method_is_the_students_config_with_one_loss(accuracy, suite: Path, tm
 
 @pytest.mark.parametrize('path', sorted((TOOLS / 'benchmark' / 'suites').glob('*.py')), ids=lambda path: path.stem)
 def test_the_suites_that_come_with_it_build(
-    accuracy, path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    compare, path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every method of every suite, with the last value it may choose if it chooses."""
     monkeypatch.chdir(TOOLS.parent)
     init_default_scope('mmdet')
-    suite = accuracy.Suite.from_file(path)
+    suite = compare.Suite.from_file(path)
     for name in suite.methods:
         config = tmp_path / 'config.py'
         value = suite.tune['values'][-1] if suite.tune and suite.tunes(name) else None
@@ -150,11 +150,11 @@ class FakeRun:
         self.checkpoint = work_dir / 'iter_1.pth'
         self.configs[work_dir.name] = config
 
-    def train(self, report: object) -> None:
+    def train(self) -> None:
         self.starts.add(self.started)
         self.calls.append((self.work_dir.name, 'train'))
 
-    def evaluate(self, report: object, split: str) -> dict[str, float]:
+    def evaluate(self, split: str) -> dict[str, float]:
         self.calls.append((self.work_dir.name, split))
         _, *ratio, _ = self.work_dir.name.split('-')
         ap = 0.4 - 0.01 * abs(float(ratio[0]) - 2) if ratio else 0.3
@@ -164,10 +164,10 @@ class FakeRun:
         return 1.0
 
 
-def test_settings_are_chosen_on_val_and_reported_on_test(accuracy, suite: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(accuracy, 'Run', FakeRun)
+def test_settings_are_chosen_on_val_and_reported_on_test(compare, suite: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(compare, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
-    assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
+    assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
     read = {split: {name for name, what in FakeRun.calls if what == split} for split in ('val', 'test')}
     assert read['val'] == {'crg-1-0', 'crg-2-0', 'crg-8-0'}
     assert read['test'] == {'teacher-0', 'student-0', 'student-1', 'crg-2-0', 'crg-2-1', 'own-0', 'own-1'}
@@ -176,12 +176,12 @@ def test_settings_are_chosen_on_val_and_reported_on_test(accuracy, suite: Path, 
     assert (tmp_path / 'out' / 'results-test.png').stat().st_size > 5000
 
 
-def test_settings_are_chosen_by_a_seed_of_their_own(accuracy, suite: Path, tmp_path: Path, monkeypatch) -> None:
+def test_settings_are_chosen_by_a_seed_of_their_own(compare, suite: Path, tmp_path: Path, monkeypatch) -> None:
     """A loss without the key that is tuned is reported as it is."""
-    monkeypatch.setattr(accuracy, 'Run', FakeRun)
+    monkeypatch.setattr(compare, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
     suite.write_text(f"{suite.read_text()}\ntune['seed'] = 7\nmethods['plain'] = dict(type='CRGLoss')\n")
-    assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
+    assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
     trained = {name for name, what in FakeRun.calls if what == 'train'}
     assert {name for name, what in FakeRun.calls if what == 'val'} == {'crg-1-7', 'crg-2-7', 'crg-8-7'}
     assert {name for name in trained if name.endswith('-7')} == {'crg-1-7', 'crg-2-7', 'crg-8-7'}
@@ -189,12 +189,12 @@ def test_settings_are_chosen_by_a_seed_of_their_own(accuracy, suite: Path, tmp_p
     assert 'on val by seed 7: crg 2 (' in (tmp_path / 'out' / 'results-test.md').read_text()
 
 
-def test_backbones_start_where_the_suite_says(accuracy, suite: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(accuracy, 'Run', FakeRun)
+def test_backbones_start_where_the_suite_says(compare, suite: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(compare, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
     monkeypatch.setattr(FakeRun, 'configs', {})
     suite.write_text(f'{suite.read_text()}\npretrain = student\n')
-    assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
+    assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
     assert [what for name, what in FakeRun.calls if name == 'pretrain-0'] == ['train'], 'a split was read for nothing'
     assert FakeRun.calls[2] == ('pretrain-0', 'train'), 'not right after the teacher'
     start = dict(type='Pretrained', checkpoint=f'{tmp_path}/out/pretrain-0/iter_1.pth', prefix='backbone.')
@@ -207,11 +207,11 @@ def test_backbones_start_where_the_suite_says(accuracy, suite: Path, tmp_path: P
 
 
 @pytest.mark.parametrize('keep', [False, True])
-def test_the_teacher_is_kept_on_request(accuracy, suite: Path, tmp_path: Path, monkeypatch, keep: bool) -> None:
-    monkeypatch.setattr(accuracy, 'Run', FakeRun)
+def test_the_teacher_is_kept_on_request(compare, suite: Path, tmp_path: Path, monkeypatch, keep: bool) -> None:
+    monkeypatch.setattr(compare, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
     monkeypatch.setattr(FakeRun, 'starts', set())
-    assert accuracy.main([str(suite), '--work-dir', f'{tmp_path}/out', *['--keep-teacher'] * keep]) == 0
+    assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out', *['--keep-teacher'] * keep]) == 0
     kept = ('benchmark/train_with_kept_teacher.py', f'{tmp_path}/out/kept-teacher')
     assert FakeRun.starts == {kept if keep else ('train.py', None)}
     assert ('times are without it' in (tmp_path / 'out' / 'results-test.md').read_text()) == keep

@@ -1,7 +1,8 @@
-"""Paired timings: every round measures every path once, in an order that changes, so that drift hits all alike."""
+"""Paired timings: every round measures every path once, in an order that changes, so that drift affects all alike."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import random
@@ -9,6 +10,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from scipy import stats
@@ -60,10 +63,18 @@ def alternate(
     return seconds, peaks
 
 
-def machine(device: torch.device) -> str:
-    """What the numbers were made on."""
+def machine(device: torch.device, threads: int | None = None) -> str:
+    """What numbers were measured on: device, threads of a process, versions."""
     if device.type == 'cuda':
         what = torch.cuda.get_device_name(device)
     else:
-        what = f'{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads'
+        what = f'{os.cpu_count()} CPU cores, {threads or torch.get_num_threads()} threads'
     return f'{what}, torch {torch.__version__}, Python {platform.python_version()}'
+
+
+def write_report(stem: Path, text: str, content: Any) -> None:
+    """Print a report in markdown, and write it and the numbers behind it: ``<stem>.md`` and ``<stem>.json``."""
+    print(f'\n{text}')
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix('.md').write_text(text)
+    stem.with_suffix('.json').write_text(json.dumps(content, indent=1))

@@ -1,0 +1,72 @@
+"""Small detectors, and weights for them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+
+
+def tiny_retinanet(base_channels: int = 8, fpn_channels: int = 16, num_classes: int = 3) -> dict[str, Any]:
+    """A RetinaNet of some 20 thousand weights with pyramid P3-P7."""
+    return dict(
+        type='RetinaNet',
+        data_preprocessor=dict(
+            type='DetDataPreprocessor',
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            bgr_to_rgb=True,
+            pad_size_divisor=32,
+        ),
+        backbone=dict(
+            type='ResNet', depth=18, base_channels=base_channels, stem_channels=base_channels, norm_eval=False
+        ),
+        neck=dict(
+            type='FPN',
+            in_channels=[base_channels * 2**i for i in range(4)],
+            out_channels=fpn_channels,
+            start_level=1,
+            add_extra_convs='on_output',
+            num_outs=5,
+        ),
+        bbox_head=dict(
+            type='RetinaHead',
+            num_classes=num_classes,
+            in_channels=fpn_channels,
+            feat_channels=fpn_channels,
+            stacked_convs=1,
+            anchor_generator=dict(
+                type='AnchorGenerator',
+                octave_base_scale=4,
+                scales_per_octave=1,
+                ratios=[1.0],
+                strides=[8, 16, 32, 64, 128],
+            ),
+            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+            loss_cls=dict(type='FocalLoss', use_sigmoid=True, loss_weight=1.0),
+            loss_bbox=dict(type='L1Loss', loss_weight=1.0),
+        ),
+        train_cfg=dict(
+            assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
+            sampler=dict(type='PseudoSampler'),
+            allowed_border=-1,
+            pos_weight=-1,
+            debug=False,
+        ),
+        test_cfg=dict(
+            nms_pre=100, min_bbox_size=0, score_thr=0.01, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20
+        ),
+    )
+
+
+def save_weights(model: dict[str, Any], path: Path, seed: int = 7) -> str:
+    """Initialise ``model`` from ``seed`` and save it as an mmengine checkpoint."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        detector = MMDET_MODELS.build(copy.deepcopy(model))
+        detector.init_weights()
+    torch.save(dict(state_dict=detector.state_dict(), meta={}), path)
+    return str(path)
