@@ -32,11 +32,13 @@ from mmkd_graph.engine.start import start
 if __name__ == '__main__':
     start()
 
+import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from scipy import stats
 
 from mmkd_graph.engine.measuring import machine, write_report
+from mmkd_graph.engine.resampling import resampled_ap
 from mmkd_graph.engine.runs import Run, RunFailed, interruptible
 from mmkd_graph.visualization.canvas import new_figure
 
@@ -189,27 +191,32 @@ class Suite:
         )
 
 
-def table(results: Results) -> str:
+def table(results: Results, by_images: Mapping[str, tuple[float, float]]) -> str:
     """Markdown rows of AP, AP50, paired gain, share of the gap closed and time.
 
     The models ``teacher`` and ``student`` are what the others are measured against.
+
+    Args:
+        results: of all models.
+        by_images: per method the ends of the gain's interval over the images.
     """
     lines = [
-        '| model | AP | AP50 | gain over student alone | gap closed | time to the student alone | AP of each seed |',
-        '|---|---:|---:|---:|---:|---:|---|',
+        '| model | AP | AP50 | gain | by images | gap closed | time | AP of each seed |',
+        '|---|---:|---:|---:|---:|---:|---:|---|',
     ]
     student, teacher = results['student'], results['teacher']
     gap = statistics.mean(teacher['ap']) - statistics.mean(student['ap'])
     pace = statistics.median(student['seconds'])
     for name, result in results.items():
-        gain = share = ''
+        gain = images = share = ''
         if name not in ('student', 'teacher'):
             gains = [a - b for a, b in zip(result['ap'], student['ap'], strict=True)]
             mean = statistics.mean(gains)  # + 0.0: no "-0"
             gain = f'{round(mean, 1) + 0.0:+.1f}' + ('' if len(gains) < 2 else f' ± {interval(gains):.1f}')
+            images = '{:+.1f} to {:+.1f}'.format(*by_images[name])
             share = f'{round(100 * mean / gap)} %' if gap > 0 else 'no gap'
         lines.append(
-            f'| {name} | {summary(result["ap"])} | {summary(result["ap50"])} | {gain} | {share} | '
+            f'| {name} | {summary(result["ap"])} | {summary(result["ap50"])} | {gain} | {images} | {share} | '
             f'{statistics.median(result["seconds"]) / pace:.2f} | {", ".join(f"{x:.1f}" for x in result["ap"])} |'
         )
     return '\n'.join(lines)
@@ -240,11 +247,13 @@ class Comparison:
 
     Attributes:
         scores: of methods that are tuned, AP on the validation split of every value tried.
+        by_images: per method the ends of the 95 % interval over the images of its gain, the mean over the seeds.
     """
 
     suite: Suite
     args: argparse.Namespace
     scores: dict[str, dict[Any, float]] = field(default_factory=dict)
+    by_images: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def tuning_seed(self) -> int:
@@ -270,11 +279,22 @@ class Comparison:
             runs['student', seed] = self.run('student', self.suite.student, seed)
             runs |= {(name, seed): self.learner(name, self.chosen(name), seed) for name in args.methods}
         found |= self.finish(runs, args.split)
+        self.resample(runs)
         results: Results = {}
         for name in ('teacher', 'student', *args.methods):
             rows = [found[name, seed] for seed in (args.seeds[:1] if name == 'teacher' else args.seeds)]
             results[name] = {key: [row[key] for row in rows] for key in rows[0]}
         return results
+
+    def resample(self, runs: Mapping[tuple[str, int], Run]) -> None:
+        """Find ``by_images``: the seeds stay, and the images are drawn again."""
+        args = self.args
+        names = ['student', *args.methods]
+        files = [runs[name, seed].predictions(args.split) for name in names for seed in args.seeds]
+        drawn = 100 * resampled_ap(runs['student', args.seeds[0]].ann_file(args.split), files)
+        means = drawn.reshape(len(names), len(args.seeds), -1).mean(axis=1)
+        for name, gains in zip(args.methods, means[1:] - means[0], strict=True):
+            self.by_images[name] = tuple(np.nanpercentile(gains, (2.5, 97.5)))
 
     def tune(self) -> None:
         """Score the values of every method that is tuned, until :func:`untried` has none left."""
@@ -337,9 +357,11 @@ class Comparison:
         if args.keep_teacher:
             note += "The teacher's features were kept, and the times are without it. "
         text = (
-            f'{table(results)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}; one teacher. ± is the '
-            '95 % interval of the mean over seeds; gains are paired by seed; the standard deviation of the student '
-            f'alone between seeds is {deviation}. {note}{args.jobs} processes at a time on {where}.\n'
+            f'{table(results, self.by_images)}\n\nSplit: {args.split}. Seeds: {", ".join(map(str, args.seeds))}; one '
+            'teacher. Gains and times are to the student alone; gains are paired by seed. ± is the 95 % interval of '
+            'the mean over seeds, "by images" that of the mean gain over images drawn again (bootstrap). The standard '
+            f'deviation of the student alone between seeds is {deviation}. {note}{args.jobs} processes at a time on '
+            f'{where}.\n'
         )
         if self.scores:
             choices = []
@@ -391,7 +413,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     where = machine(torch.device('cuda' if torch.cuda.is_available() else 'cpu'), args.threads)
     stem = args.work_dir / f'results-{args.split}'
-    content = dict(results=results, seeds=args.seeds, split=args.split, tried=comparison.scores, machine=where)
+    content = dict(results=results, by_images=comparison.by_images, tried=comparison.scores)
+    content |= dict(seeds=args.seeds, split=args.split, machine=where)
     write_report(stem, comparison.report(results, where), content)
     draw(results, f'{args.suite.stem}, {args.split} split, {where}', stem.with_suffix('.png'))
     return 0

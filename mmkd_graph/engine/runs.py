@@ -96,18 +96,29 @@ class Run:
     def evaluate(self, split: str = 'test') -> dict[str, float]:
         """Metrics of the last checkpoint on the config's ``test`` or ``val`` split, by ``tools/test.py``.
 
-        They are kept in ``work_dir/metrics-<split>.json``, so that a split is read once.
+        They are kept in ``work_dir/metrics-<split>.json``, so that a split is read once; the boxes too, see
+        :meth:`predictions`.
 
         Raises:
             RunFailed: if the process fails.
         """
         result = self.work_dir / f'metrics-{split}.json'
-        if not result.exists():
+        boxes = self.predictions(split)
+        if not (result.exists() and boxes.exists()):
             options = {**self.options, **(self._val_as_test() if split == 'val' else {})}
+            options['test_evaluator.outfile_prefix'] = str(boxes).removesuffix('.bbox.json')
             folder = self.work_dir / split
             self._call('test.py', [str(self.checkpoint), '--work-dir', str(folder)], options)
             write_whole(json.dumps(read_metrics(folder)).encode(), result)
         return json.loads(result.read_text())
+
+    def predictions(self, split: str = 'test') -> Path:
+        """The COCO result file that :meth:`evaluate` leaves."""
+        return self.work_dir / f'predictions-{split}.bbox.json'
+
+    def ann_file(self, split: str = 'test') -> str:
+        """The ground truth that :meth:`evaluate` compares with."""
+        return resolved(self.config, self.options)[f'{split}_evaluator'].ann_file
 
     def seconds_per_iteration(self) -> float:
         """Median over the training log's lines of the time of one iteration, data loading included."""
