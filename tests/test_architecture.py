@@ -13,19 +13,21 @@ ARROWS = {
     'graph': set(),
     'plain': set(),
     'backbones': {'registry'},
-    'checkpoints': {'plain'},
+    'checkpoints': set(),
+    'unwrapping': set(),
     'necks': {'registry', 'graph'},
     'losses': {'registry', 'graph', 'necks'},
     'distillers': {'registry', 'graph', 'necks', 'losses', 'checkpoints'},
-    'datasets': {'registry'},
+    'datasets': {'registry', 'checkpoints'},
     'visualization': {'graph'},
-    'checking': {'registry', 'graph', 'necks', 'distillers', 'datasets'},
+    'checking': {'registry', 'necks', 'distillers', 'datasets', 'unwrapping'},
+    'testing': {'losses', 'distillers'},
     'export': {'registry', 'distillers', 'datasets', 'checkpoints', 'plain'},
     'hooks': {
         *('registry', 'graph', 'losses', 'distillers', 'checking', 'datasets'),
-        *('visualization', 'export', 'checkpoints', 'plain'),
+        *('visualization', 'export', 'checkpoints', 'plain', 'unwrapping'),
     },
-    'engine': {'registry', 'losses', 'distillers', 'datasets', 'checkpoints'},
+    'engine': {'registry', 'losses', 'checking', 'datasets', 'checkpoints', 'unwrapping'},
 }
 
 

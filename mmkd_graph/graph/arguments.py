@@ -61,8 +61,13 @@ def check_number(name: str, given: object, *, positive: bool = False) -> None:
         ...
         ValueError: temperature: got 0.0, accepted is a finite number > 0
     """
-    numeric = isinstance(given, int | float) and not isinstance(given, bool)
-    if not numeric or not math.isfinite(given) or given < 0 or (positive and given == 0):
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, int | float)
+        or not math.isfinite(given)
+        or given < 0
+        or (positive and given == 0)
+    ):
         raise argument_error(name, repr(given), f'a finite number {">" if positive else ">="} 0')
 
 

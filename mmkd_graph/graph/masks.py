@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .arguments import argument_error, check_number
 
 
-def foreground_mask(boxes: Sequence[Tensor], size: tuple[int, int], stride: float) -> Tensor:
+def foreground_mask(boxes: Sequence[Tensor], size: Sequence[int], stride: float) -> Tensor:
     """Scale mask of the objects: every object shares a total of 1 out among its cells.
 
     A box of cells ``floor(x1 / stride)`` to ``ceil(x2 / stride)``, both included, and likewise in y, gives each of
@@ -77,7 +77,7 @@ def background_mask(foreground: Tensor) -> Tensor:
     return background / background.sum((2, 3), keepdim=True).clamp(min=1)
 
 
-def random_mask(count: int, size: tuple[int, int], ratio: float, generator: torch.Generator) -> Tensor:
+def random_mask(count: int, size: Sequence[int], ratio: float, generator: torch.Generator) -> Tensor:
     """Hide each position of each image with probability ``ratio``, in all channels together.
 
     Args:

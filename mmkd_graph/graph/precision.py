@@ -42,9 +42,10 @@ def in_full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
         if not tensors:
             raise argument_error(function.__name__, 'none', 'at least one floating-point tensor')
         dtype = wide_type(tensors)
-        args, values = ([x.to(dtype) if _is_floating(x) else x for x in given] for given in (args, options.values()))
+        wide = [x.to(dtype) if _is_floating(x) else x for x in args]
+        wide_options = {name: x.to(dtype) if _is_floating(x) else x for name, x in options.items()}
         with torch.autocast(tensors[0].device.type, enabled=False):
-            return function(*args, **dict(zip(options, values, strict=True)))
+            return function(*wide, **wide_options)
 
     return run
 

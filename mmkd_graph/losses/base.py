@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +102,7 @@ def level_shares(weights: LevelWeights, strides: Sequence[int], name: str) -> li
     elif isinstance(weights, str) or not isinstance(weights, Sequence):
         raise ValueError(f"{key}={weights!r}; accepted: 'equal', 'area', or one number per level")
     else:
-        given = list(weights)
+        given = [*weights]
         for number in given:
             check_number(key, number)
         if len(given) != len(strides) or sum(given) <= 0:
@@ -132,6 +134,16 @@ def term_weights(**weights: float) -> dict[str, float]:
         names = ', '.join(f'{term}_weight' for term in weights)
         raise ValueError(f'{names} are all 0; accepted: at least one > 0 (loss_weight=0 switches the whole loss off)')
     return weights
+
+
+def total(values: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one tensor. (``sum`` would begin with the integer 0.)
+
+    Example:
+        >>> total([torch.ones(2), torch.ones(2)])
+        tensor([2., 2.])
+    """
+    return functools.reduce(operator.add, values)
 
 
 def attached_zero(tensors: Iterable[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from mmkd_graph.graph.arguments import check_integer, check_number
 from mmkd_graph.graph.windows import cut_windows, edge_distance, graph_factor, spectral_distance, unit_rows
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, term_weights
+from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, term_weights, total
 
 QUIET = 1e-3
 """A level whose energy is below this share of the mean level's counts no more than one that has as much."""
@@ -110,16 +111,16 @@ class CRGLoss(PyramidLoss):
             self._weighted(s, t, context.valid_cells(t, stride))
             for s, t, stride in zip(student, teacher, context.strides, strict=True)
         ]
-        values = {}
+        values: dict[str, Iterable[Tensor]] = {}
         if self.weights['vertex']:
             values['vertex'] = vertex_values(levels)
         if self.weights['edge'] or self.weights['spectral']:
             graphs = [self._windows(level) for level in levels]
             for term, value in (('edge', edge_value), ('spectral', spectral_value)):
                 if self.weights[term]:
-                    values[term] = map(value, graphs)
+                    values[term] = [value(graph) for graph in graphs]
         return {
-            term: self.weights[term] * sum(share * value for share, value in zip(self.shares, of_levels, strict=True))
+            term: self.weights[term] * total(share * value for share, value in zip(self.shares, of_levels, strict=True))
             for term, of_levels in values.items()
         }
 

@@ -8,7 +8,7 @@ from mmkd_graph.graph import kl_divergence
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, Pyramid, PyramidLoss
+from .base import DistillContext, Pyramid, PyramidLoss, total
 
 
 @MODELS.register_module()
@@ -45,8 +45,8 @@ class CWDLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Term ``divergence`` of levels (N, C_l, H_l, W_l)."""
-        total = 0
+        values = []
         for s, t in zip(student, teacher, strict=True):
             log_s, log_t = ((x.flatten(2) / self.tau).log_softmax(dim=-1) for x in (s, t))
-            total = total + self.tau**2 * kl_divergence(log_t, log_s).mean()
-        return {'divergence': self.divergence_weight * total}
+            values.append(self.tau**2 * kl_divergence(log_t, log_s).mean())
+        return {'divergence': self.divergence_weight * total(values)}

@@ -11,7 +11,7 @@ from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.necks import horizontal_boxes
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, Pyramid, PyramidLoss, PyramidSpec, term_weights
+from .base import DistillContext, Pyramid, PyramidLoss, PyramidSpec, term_weights, total
 
 
 @MODELS.register_module()
@@ -94,11 +94,12 @@ class FGDLoss(PyramidLoss):
         A term of weight 0 is left out. The ground truth boxes are those of ``context.data_samples``,
         of rotated ones the horizontal boxes around them.
         """
-        totals = {term: 0 for term, weight in self.weights.items() if weight}
-        for level, (s, t) in enumerate(zip(student, teacher, strict=True)):
-            sums = self._level(level, s, t, context)
-            totals = {term: total + self.weights[term] * sums[term] / len(s) for term, total in totals.items()}
-        return totals
+        levels = [self._level(*level, context) for level in zip(range(len(student)), student, teacher, strict=True)]
+        return {
+            term: weight * total(sums[term] for sums in levels) / len(student[0])
+            for term, weight in self.weights.items()
+            if weight
+        }
 
     def _level(self, level: int, student: Tensor, teacher: Tensor, context: DistillContext) -> dict[str, Tensor]:
         """Sums over images, positions and channels."""
@@ -112,7 +113,7 @@ class FGDLoss(PyramidLoss):
             sums['background'] = (squares * background_mask(foreground)).sum()
         if self.weights['attention']:
             attention_s = attention(student, self.temperature)
-            sums['attention'] = sum((s - t).abs().sum() for s, t in zip(attention_s, attention_t, strict=True))
+            sums['attention'] = total((s - t).abs().sum() for s, t in zip(attention_s, attention_t, strict=True))
         if self.weights['relation']:
             # Levels may be cropped; the block takes views.
             student, teacher = student.contiguous(), teacher.contiguous()

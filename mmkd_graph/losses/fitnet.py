@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, Pyramid, PyramidLoss
+from .base import DistillContext, Pyramid, PyramidLoss, total
 
 
 @MODELS.register_module()
@@ -41,4 +41,4 @@ class FitNetLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Term ``mse`` of levels (N, C_l, H_l, W_l)."""
-        return {'mse': self.mse_weight * sum(map(F.mse_loss, student, teacher))}
+        return {'mse': self.mse_weight * total(map(F.mse_loss, student, teacher))}

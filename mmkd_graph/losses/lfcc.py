@@ -12,7 +12,7 @@ from mmkd_graph.graph.arguments import argument_error, check_choice, check_integ
 from mmkd_graph.necks import pool_instances, read_instances
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares
+from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, total
 
 
 @MODELS.register_module()
@@ -104,7 +104,7 @@ class LFCCLoss(PyramidLoss):
         embedded = self._cells if self.samples == 'cells' else self._pooled
         values = torch.stack([info_nce(s, t, self.temperature) for s, t in embedded(student, teacher, context)])
         levels = values.view(len(student), -1).mean(dim=1)
-        return dict(contrast=sum(share * level for share, level in zip(self.shares, levels, strict=True)))
+        return dict(contrast=total(share * level for share, level in zip(self.shares, levels, strict=True)))
 
     def _pooled(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> list[tuple[Tensor, Tensor]]:
         """Both sides' (K, D) embedded instances or images, per level and scale."""
@@ -131,7 +131,8 @@ class LFCCLoss(PyramidLoss):
             if len(chosen) > self.max_cells:
                 chosen = chosen[torch.randperm(len(chosen))[: self.max_cells]]
             chosen = chosen.to(s.device, non_blocking=True)
-            pairs.append(tuple(unit_length(x.movedim(1, -1).flatten(0, 2)[chosen]) for x in (s, t)))
+            rows_s, rows_t = (unit_length(x.movedim(1, -1).flatten(0, 2)[chosen]) for x in (s, t))
+            pairs.append((rows_s, rows_t))
         return pairs
 
 
@@ -147,9 +148,10 @@ class CompactSpace(nn.Module):
     def __init__(self, widths: Sequence[int], channels: int, scales: Sequence[int]) -> None:
         super().__init__()
         self.scales = scales
-        self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1, bias=False) for width in widths)
-        for convolution in self.projections:
+        projections = [nn.Conv2d(width, channels, 1, bias=False) for width in widths]
+        for convolution in projections:
             nn.init.orthogonal_(convolution.weight)
+        self.projections = nn.ModuleList(projections)
 
     def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
         """Levels (N, C_l, H_l, W_l) to maps (N, channels, ⌈H_l / s⌉, ⌈W_l / s⌉) of every level and scale s."""

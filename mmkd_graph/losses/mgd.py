@@ -13,7 +13,7 @@ from mmkd_graph.graph import random_mask
 from mmkd_graph.graph.arguments import argument_error, check_number
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, Pyramid, PyramidLoss, PyramidSpec
+from .base import DistillContext, Pyramid, PyramidLoss, PyramidSpec, total
 
 
 @MODELS.register_module()
@@ -67,11 +67,11 @@ class MGDLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Term ``generation`` of levels (N, C_l, H_l, W_l)."""
-        generator, total = self._generator(student[0].device), 0
+        generator, values = self._generator(student[0].device), []
         for generate, s, t in zip(self.generation, student, teacher, strict=True):
-            generated = generate(s * random_mask(len(s), s.shape[-2:], self.mask_ratio, generator))
-            total = total + (generated - t).square().sum() / len(s)
-        return {'generation': self.generation_weight * total}
+            generated = generate(s * random_mask(len(s), s.shape[2:], self.mask_ratio, generator))
+            values.append((generated - t).square().sum() / len(s))
+        return {'generation': self.generation_weight * total(values)}
 
     def _generator(self, device: torch.device) -> torch.Generator:
         """The generator of this pass."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +13,7 @@ from mmkd_graph.graph.arguments import check_choice, check_integer, check_number
 from mmkd_graph.necks import draw_cells, pool_instances, read_instances
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, attached_zero, level_shares
+from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, attached_zero, level_shares, total
 
 
 @MODELS.register_module()
@@ -130,12 +132,14 @@ class MHGDLoss(PyramidLoss):
         if len(t[0]) < 2:
             graph, estimator = attached_zero(s), attached_zero(self.networks.parameters())
         else:
-            graph = estimator = 0
-            for i, (network, share) in enumerate(zip(self.networks, self.shares, strict=True)):
-                estimator = estimator + network.estimator_loss(t[i], t[i + 1], kept[i])
+            graphs, estimators = [], []
+            for i, share in enumerate(self.shares):
+                network = cast(AttentionNetwork, self.networks[i])
+                estimators.append(network.estimator_loss(t[i], t[i + 1], kept[i]))
                 # Frozen, with the statistics that the teacher has just moved.
                 found, wanted = (network.graphs(x[i], x[i + 1], frozen=True) for x in (s, t))
-                graph = graph + share * graph_divergence(found, wanted).mean()
+                graphs.append(share * graph_divergence(found, wanted).mean())
+            graph, estimator = total(graphs), total(estimators)
         return dict(graph=self.graph_weight * graph, estimator=self.estimator_weight * estimator)
 
     def _vectors(
@@ -214,6 +218,9 @@ class SampleNorm(nn.Module):
         momentum: of the running statistics.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, momentum: float = 0.1) -> None:
         super().__init__()
         self.momentum = momentum
@@ -224,7 +231,7 @@ class SampleNorm(nn.Module):
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Normalise by the batch in training, by the running statistics otherwise and where ``frozen``."""
-        statistics = self.running_mean, self.running_var
+        mean, var = self.running_mean, self.running_var
         if frozen:
-            return F.batch_norm(x, *statistics, self.weight.detach(), self.bias.detach())
-        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum)
+            return F.batch_norm(x, mean, var, self.weight.detach(), self.bias.detach())
+        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum)

@@ -122,7 +122,9 @@ def rename_losses(model: MutableMapping[str, Any]) -> None:
         {'losses': {'pkd': {'type': 'PKDLoss'}}}
     """
     losses = model.get('losses')
-    for name, config in list(losses.items()) if isinstance(losses, MutableMapping) else ():
+    if not isinstance(losses, MutableMapping):
+        return
+    for name, config in list(losses.items()):
         if isinstance(config, Mapping) and 'type' in config:
             losses[name] = current_config(config, f'model.losses.{name}')
 
@@ -139,8 +141,8 @@ def changed_losses(config: str) -> list[str]:
     """
     changed = []
     for name, loss in _losses(config).items():
-        kind = loss.get('type')
-        kind = type_name(kind.value) if isinstance(kind, ast.Constant) else ''
+        given = loss.get('type')
+        kind = type_name(given.value) if isinstance(given, ast.Constant) else ''
         if kind in CHANGED:
             sentence = f'losses.{name} was a {kind} and goes on as {RENAMED[kind]}: {CHANGED[kind]}'
             measured = '; the weight that was measured for the old one stays' if _items(loss.get('loss_weight')) else ''

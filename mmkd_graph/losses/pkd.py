@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, Pyramid, PyramidLoss
+from .base import DistillContext, Pyramid, PyramidLoss, total
 
 DEAD = 1e-6
 """A channel whose deviation is below this share of its own root mean square, or of the largest one, is constant."""
@@ -52,7 +52,7 @@ class PKDLoss(PyramidLoss):
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Term ``pearson`` of levels (N, C_l, H_l, W_l)."""
         pairs = zip(map(standardized, student), map(standardized, teacher), strict=True)
-        return {'pearson': self.pearson_weight * sum(F.mse_loss(s, t) / 2 for s, t in pairs)}
+        return {'pearson': self.pearson_weight * total(F.mse_loss(s, t) / 2 for s, t in pairs)}
 
 
 def standardized(level: Tensor) -> Tensor:
