@@ -1,7 +1,7 @@
-# 700 iterations from a pretrained backbone, which learns at a tenth of the rate.
+# 800 iterations from a pretrained backbone, which learns at a tenth of the rate.
 _base_ = './adamw_400.py'
 
-max_iters = 700
+max_iters = 800
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(
     optimizer=dict(lr=0.001),
