@@ -44,14 +44,16 @@ def read_coco(
     if content is None:
         return problems.all(), []
     lists = {name: content.get(name) for name in ('images', 'categories', 'annotations')}
+    if test_mode and lists['annotations'] is None:
+        lists['annotations'] = []
     for name, value in lists.items():
-        if not isinstance(value, list) and not (name == 'annotations' and test_mode and value is None):
+        if not isinstance(value, list):
             problems.add(ERROR, '', f'there is no list {name!r}, which a COCO annotation file has')
     if problems.problems:
         return problems.all(), []
     names = _check_categories(lists['categories'], classes, problems)
     sizes, there = _check_images(lists['images'], images, problems)
-    usable, ignored = _check_annotations(lists['annotations'] or [], names, sizes, {*classes}, test_mode, problems)
+    usable, ignored = _check_annotations(lists['annotations'], names, sizes, {*classes}, test_mode, problems)
     if not usable and not test_mode:
         rest = f' ({ignored} are iscrowd or ignore)' if ignored else ''
         problems.add(ERROR, '', f'there is no usable box of any of the classes{rest}')
@@ -63,13 +65,12 @@ def read_coco(
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
     """Read large files twice as fast: else every few thousand new objects all of them are looked through."""
-    was_on = gc.isenabled()
+    restore = gc.enable if gc.isenabled() else gc.disable
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        restore()
 
 
 def _read_json(file: str | os.PathLike[str], problems: Problems) -> dict | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .images import SECONDS, Expected, Listings, image_size, look_at_images
 from .problems import ERROR, WARNING, Problem, Problems, are_numbers, is_far_outside, listed, shown
@@ -96,14 +98,11 @@ class _Reader:
         except (LookupError, ValueError, OSError) as error:
             self.problems.add(ERROR, '', f'it cannot be read: {error}', 'annotations that cannot be read', path)
             return None
-        size = self._size(root, path)
+        size = real = self._size(root, path)
         items = root.findall('object')
-        real = size
-        if real is None and items:
-            try:
+        if size is None and items:
+            with contextlib.suppress(ValueError):  # reported with the images
                 real = image_size(image)  # as mmdet does
-            except ValueError:
-                real = None  # reported with the images
         for i, item in enumerate(items):
             self._look(item, f'object {i + 1} ({item.findtext("name")})', real or _LARGEST, path)
         return size
@@ -123,14 +122,15 @@ class _Reader:
         """One object, read as ``XMLDataset`` reads it."""
         name = item.findtext('name')
         corners = [item.findtext(f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax')]
-        values = [_number(text) for text in corners]
+        values = [_parsed(text, float) for text in corners]
         difficult = item.find('difficult')
+        hard = _parsed(difficult.text, int) if difficult is not None else 0
         if name is None:
             self.problems.add(ERROR, place, 'it has no name', file=path)
         elif name not in self.classes:
             what = f'{shown(name)} is none of the classes: the object is left out'
             self.problems.add(WARNING, place, what, file=path)
-        elif difficult is not None and not _is_integer(difficult.text):
+        elif hard is None:
             what = f'difficult {shown(difficult.text)}: accepted is an integer'
             self.problems.add(ERROR, place, what, 'difficult is no integer', path)
         elif not are_numbers(*values):
@@ -140,10 +140,9 @@ class _Reader:
             what = f'bndbox {values} is far outside of the image of {size[0]}x{size[1]}'
             self.problems.add(ERROR, place, what, 'boxes far outside of their image', path)
         else:
-            hard = difficult is not None and int(difficult.text) != 0
             self._count([int(value) for value in values], hard, place, size, path)
 
-    def _count(self, box: Sequence[int], hard: bool, place: str, size: tuple[int, int], path: Path) -> None:
+    def _count(self, box: Sequence[int], hard: int, place: str, size: tuple[int, int], path: Path) -> None:
         smallest = min(box[2] - box[0], box[3] - box[1])
         if smallest <= 0:  # its logarithm is a target of the training
             if self.test_mode or self.min_size >= 1:
@@ -160,16 +159,8 @@ class _Reader:
             self.usable += 1
 
 
-def _is_integer(text: str | None) -> bool:
+def _parsed(text: str | None, kind: Callable[[str], Any]) -> Any:
     try:
-        int(text or '')
-    except ValueError:
-        return False
-    return True
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or '')
+        return kind(text or '')
     except ValueError:
         return None
