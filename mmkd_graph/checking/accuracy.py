@@ -155,18 +155,14 @@ def check_accuracy(
         return [Finding(OK, KEY, 'not scored: it has no class in common with the data')]
     order = torch.tensor([names.index(x) if x in names else -1 for x in known or names])
     try:
+        key, problem = KEY, 'not scored: the teacher could not predict'
         samples, infos, inputs = _predictions(model, loader, order, batches, seconds)
-    except Exception as error:  # detectors and pipelines of any kind
-        return [Finding(WARNING, KEY, f'not scored: the teacher could not predict ({one_line(error)})')]
-    try:
+        problem = "not scored: its boxes cannot be compared with the data's"
         seen = overlap([_detections(sample) for sample in samples], [_truth(info) for info in infos])
-    except Exception as error:  # boxes of any kind
-        found = f"not scored: its boxes cannot be compared with the data's ({one_line(error)})"
-        return [Finding(WARNING, KEY, found)]
-    try:
+        key, problem = 'val_evaluator', 'the teacher could not be scored with it'
         metric, score = _score(evaluator, samples, metainfo, model.teacher.model)
-    except Exception as error:  # evaluators of any kind
-        return [Finding(WARNING, 'val_evaluator', f'the teacher could not be scored with it ({one_line(error)})')]
+    except Exception as error:  # detectors, pipelines, boxes and evaluators of any kind
+        return [Finding(WARNING, key, f'{problem} ({one_line(error)})')]
     images = f'{len(samples)} validation images ({seen.boxes} boxes)'
     details = dict(metric=metric, score=score, images=len(samples), **vars(seen))
     if not seen.boxes:
@@ -177,8 +173,8 @@ def check_accuracy(
     part = f', of {len(names)} classes it knows {len(shared)}' if len(shared) < len(names) else ''
     found = f'the teacher reaches {metric} {score:.3f} on {images}{part}'
     unnamed = seen.found >= _FOUND and seen.named < _NAMED
-    shares = f': it finds {seen.found:.0%} of the boxes'
-    shares += f' and names {seen.named:.0%} of these rightly' if unnamed else ''
+    rightly = f' and names {seen.named:.0%} of these rightly' if unnamed else ''
+    shares = f': it finds {seen.found:.0%} of the boxes{rightly}'
     if unnamed and seen.renamed:
         found += f'{shares} (what is {names[seen.confused[0]]} it calls {names[seen.confused[1]]})'
         return [Finding(FAIL, KEY, found, 'its classes are in another order than the data has them', details)]
@@ -224,16 +220,14 @@ def _predictions(
 @torch.no_grad()
 def _predict(model: GraphDistiller, inputs: Tensor, data_samples: Sequence, order: Tensor) -> list:
     """Copies of the samples with what the teacher predicts of its inputs, labelled as the data is."""
-    samples = []
     for sample in data_samples:
         # transformers mask what is padding by it, and the teacher may have been padded further
         sample.set_metainfo(dict(batch_input_shape=tuple(inputs.shape[-2:])))
-    for sample in model.teacher.model.predict(inputs, data_samples):
-        sample = sample.cpu()
+    samples = [sample.cpu() for sample in model.teacher.model.predict(inputs, data_samples)]
+    for sample in samples:
         labels = order[sample.pred_instances.labels]
         sample.pred_instances.labels = labels
         sample.pred_instances = sample.pred_instances[labels >= 0]
-        samples.append(sample)
     return samples
 
 
@@ -255,10 +249,8 @@ def _better_normalisation(
     teacher = model.teacher.model
     count = sum(len(data['data_samples']) for data in batches)
     _, own = _score(evaluator, samples[:count], metainfo, teacher)
-    if own is None:
+    if own is None or model.teacher.image_channels != 3:  # those of the zoo have three
         return None
-    if model.teacher.image_channels != 3:
-        return None  # those of the zoo have three
     used = PixelMap.of(teacher.data_preprocessor, KEY)
     for name, arguments in NORMALISATIONS.items():
         preprocessor = DetDataPreprocessor(pad_size_divisor=used.divisor, pad_value=used.pad_value, **arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmkd_graph.datasets.metainfo import common_metainfo
@@ -76,22 +76,19 @@ def check_batch_labels(batches: Sequence[Any], metainfo: Mapping[str, Any] | Non
         loader: config key of the loader.
     """
     things = count_things(metainfo)
-    labels: Counter[int] = Counter()
-    images: dict[int, Any] = {}
-    for sample in (sample for batch in batches for sample in _samples(batch)):
-        for label in getattr(getattr(sample, 'gt_instances', None), 'labels', ()):
-            labels[int(label)] += 1
-            images.setdefault(int(label), sample.get('img_path') or sample.get('img_id'))
     if not things:
         return []
+    labels: Counter[int] = Counter()
+    images: dict[int, Any] = {}
+    for batch in batches:
+        samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
+        for sample in samples if isinstance(samples, (list, tuple)) else ():
+            for label in getattr(getattr(sample, 'gt_instances', None), 'labels', ()):
+                labels[int(label)] += 1
+                images.setdefault(int(label), sample.get('img_path') or sample.get('img_id'))
     wrong = next((label for label in labels if not 0 <= label < things), None)
     where = f'the first batches, one of them in image {images[wrong]},' if wrong is not None else ''
     return _wrong_labels(f'{loader}.dataset.metainfo.classes', labels, things, where)
-
-
-def _samples(batch: Any) -> Iterator[Any]:
-    samples = batch.get('data_samples', ()) if isinstance(batch, Mapping) else ()
-    yield from samples if isinstance(samples, (list, tuple)) else ()
 
 
 def _count(leaf: Any, most: int) -> tuple[Counter[int], int, int]:
