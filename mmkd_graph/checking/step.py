@@ -22,7 +22,7 @@ _FULL = 0.9
 
 
 def iterations(train_cfg: Mapping[str, Any], images: int, batch: int, gpus: int) -> int | None:
-    """Iterations of the whole training, on ``batch`` images per process; None if the loop does not say.
+    """Iterations of a training on ``images``, ``batch`` of them per process; None if the loop does not say.
 
     Example:
         >>> iterations(dict(by_epoch=True, max_epochs=12), images=117266, batch=2, gpus=8)
@@ -44,15 +44,13 @@ def check_step(
     gpus: int,
     seconds: float = 20.0,
 ) -> list[Finding]:
-    """Train a few steps; the model's weights are others afterwards.
+    """Train a few steps, the first of which warms up; the model's weights are others afterwards.
 
     Args:
         model: the distiller on its device.
         cfg: the whole config.
-        batches: as the loader gives them; the first one warms up.
-        images: size of the training set.
-        batch: images per process.
-        gpus: processes that the training will have.
+        batches: as the loader gives them.
+        images, batch, gpus: as of :func:`iterations`.
         seconds: time after which no other step is begun.
     """
     device = next(model.parameters()).device

@@ -167,21 +167,21 @@ def _check_annotations(
         ids.add(entry['id'])
         if test_mode and 'iscrowd' not in entry:
             problems.add(WARNING, place, 'iscrowd missing, which CocoMetric (pycocotools) needs')
-        box, size = entry['bbox'], sizes.get(entry['image_id'])
+        box, area, category = entry['bbox'], entry['area'], entry['category_id']
+        size = sizes.get(entry['image_id'])
+        image = f'the image of {size[0]}x{size[1]}' if size else ''
         if size is None:
-            what = f'no image has the id {shown(entry["image_id"])}'
-            problems.add(WARNING, place, what, 'no such image id')
-        elif entry['category_id'] not in names:
-            what = f'no category has the id {shown(entry["category_id"])}: the box is left out'
+            problems.add(WARNING, place, f'no image has the id {shown(entry["image_id"])}', 'no such image id')
+        elif category not in names:
+            what = f'no category has the id {shown(category)}: the box is left out'
             problems.add(WARNING, place, what, 'no such category id')
-        elif names[entry['category_id']] not in classes:
-            others[names[entry['category_id']]] += 1
+        elif names[category] not in classes:
+            others[names[category]] += 1
         elif is_far_outside((box[0], box[1], box[0] + box[2], box[1] + box[3]), size):
-            what = f'bbox {box} is far outside of the image of {size[0]}x{size[1]}'
-            problems.add(ERROR, place, what, 'boxes far outside of their image')
-        elif _is_degenerate(box, entry['area'], size):
-            what = f'bbox {box}, area {entry["area"]} has no pixel in the image of {size[0]}x{size[1]}'
-            problems.add(WARNING, place, f'{what}: the box is left out', 'boxes without a pixel')
+            problems.add(ERROR, place, f'bbox {box} is far outside of {image}', 'boxes far outside of their image')
+        elif _is_degenerate(box, area, size):
+            what = f'bbox {box}, area {area} has no pixel in {image}: the box is left out'
+            problems.add(WARNING, place, what, 'boxes without a pixel')
         elif entry.get('iscrowd') or entry.get('ignore'):
             ignored += 1
         else:
