@@ -59,13 +59,7 @@ def head_classes(detector: nn.Module) -> dict[str, int]:
 def check_classes(
     model: GraphDistiller, train: Mapping[str, Any] | None, val: Mapping[str, Any] | None = None
 ) -> list[Finding]:
-    """Compare the classes of the data sets with the student's heads and the teacher.
-
-    Args:
-        model: the distiller, not wrapped.
-        train: ``metainfo`` of the training data set; None if it is not known.
-        val: that of the validation data set.
-    """
+    """Compare the classes of the data sets, by their ``metainfo``, with the student's heads and the teacher."""
     names, others = (_names((metainfo or {}).get('classes') or ()) for metainfo in (train, val))
     if not names:
         key = 'train_dataloader.dataset.metainfo.classes'

@@ -21,9 +21,6 @@ LOADERS = ('train_dataloader', 'val_dataloader')
 def check_data(cfg: Mapping[str, Any]) -> list[Finding]:
     """Classes, folders, annotation files with their entries and images, of the training and the validation data.
 
-    Args:
-        cfg: a whole config.
-
     Returns:
         One finding per problem, or one per loader that has none.
     """
@@ -54,9 +51,6 @@ def check_ranks(runner: Runner) -> list[Finding]:
     Where they differ, some process is still inside of an epoch when another one has left it, and waits for ever in the
     next sum over all processes (of gradients, or of a loss that adds up its statistics). All ranks have to call this,
     and all get the same findings.
-
-    Args:
-        runner: its training data loader is built.
     """
     loader, own = runner.train_dataloader, (None, None)
     if isinstance(loader, DataLoader):

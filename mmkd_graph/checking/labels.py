@@ -73,13 +73,7 @@ def check_labels(dataset: Any, loader: str, training: bool = True) -> list[Findi
 
 
 def check_batch_labels(batches: Sequence[Any], metainfo: Mapping[str, Any] | None, loader: str) -> list[Finding]:
-    """Look for labels outside of the classes in what the pipelines made; of any data set.
-
-    Args:
-        batches: as the loader gives them.
-        metainfo: of the data set; without classes nothing is said.
-        loader: config key of the loader.
-    """
+    """Look for labels outside of the classes in batches as a loader gives them; without classes nothing is said."""
     things = count_things(metainfo)
     if not things:
         return []

@@ -23,9 +23,7 @@ _STRONG, _WEAK = 10.0, 1e-3
 
 
 def check_losses(
-    model: GraphDistiller,
-    batches: Sequence[Any],
-    precision: Callable[[], AbstractContextManager] = nullcontext,
+    model: GraphDistiller, batches: Sequence[Any], precision: Callable[[], AbstractContextManager] = nullcontext
 ) -> list[Finding]:
     """Values and gradients of the task and of every distillation loss.
 

@@ -159,12 +159,10 @@ def check_runner(runner: Runner) -> list[Finding]:
     findings += check_classes(model, metainfo_of(train), metainfo_of(val))
     findings += check_schedule(runner.cfg)
     batches: list[Any] = []
-    findings += check_labels(train.dataset, 'train_dataloader')
-    if val is not None:
-        findings += check_labels(val.dataset, 'val_dataloader', training=False)
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
         if loader is None:
             continue
+        findings += check_labels(loader.dataset, key, training=loader is train)
         try:
             read = list(sample_batches(loader, count)[1])
         except Exception as error:  # pipelines of any kind

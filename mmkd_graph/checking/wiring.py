@@ -18,12 +18,7 @@ _OTHER_SIZE = 1.25
 
 
 def check_wiring(model: GraphDistiller, cfg: Mapping[str, Any] | None = None) -> list[Finding]:
-    """What the model is made of, once it could be built, and what its training's config feeds the teacher.
-
-    Args:
-        model: the distiller, not wrapped.
-        cfg: the whole config; None to leave out what it says.
-    """
+    """What the model is made of, once it could be built, and what its training's config feeds the teacher."""
     findings = [_weights(model), *_config(model), _levels(model), _adapters(model)]
     return findings if cfg is None else [*findings, *_pipeline(cfg), *_scales(model, cfg)]
 

@@ -26,9 +26,7 @@ _MAKES_OTHERS = ('ann_file', 'data_root', 'data_prefix', 'metainfo', 'test_mode'
 
 
 def check_datasets(
-    cfg: Mapping[str, Any],
-    loaders: Sequence[str] = ('train_dataloader', 'val_dataloader'),
-    seconds: float = SECONDS,
+    cfg: Mapping[str, Any], loaders: Sequence[str] = ('train_dataloader', 'val_dataloader'), seconds: float = SECONDS
 ) -> list[Problem]:
     """Look through the data sets of a config's loaders, wrapped ones too.
 

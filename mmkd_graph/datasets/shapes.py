@@ -253,21 +253,19 @@ def _write_voc(root: Path, split: str, images: dict[str, list[_Thing]], width: i
 
 def _voc_annotation(name: str, things: Sequence[_Thing], width: int, height: int) -> ET.Element:
     annotation = ET.Element('annotation')
-    ET.SubElement(annotation, 'folder').text = 'VOC2007'
-    ET.SubElement(annotation, 'filename').text = f'{name}.jpg'
-    size = ET.SubElement(annotation, 'size')
-    for tag, value in (('width', width), ('height', height), ('depth', 3)):
-        ET.SubElement(size, tag).text = str(value)
+    _add_texts(annotation, folder='VOC2007', filename=f'{name}.jpg')
+    _add_texts(ET.SubElement(annotation, 'size'), width=width, height=height, depth=3)
     for (x1, y1, x2, y2), label, difficult, _ in things:
         item = ET.SubElement(annotation, 'object')
-        ET.SubElement(item, 'name').text = CLASSES[label]
         truncated = x1 == 0 or y1 == 0 or x2 == width or y2 == height
-        ET.SubElement(item, 'truncated').text = str(int(truncated))
-        ET.SubElement(item, 'difficult').text = str(int(difficult))
-        box = ET.SubElement(item, 'bndbox')
-        for tag, value in (('xmin', x1 + 1), ('ymin', y1 + 1), ('xmax', x2), ('ymax', y2)):
-            ET.SubElement(box, tag).text = str(value)
+        _add_texts(item, name=CLASSES[label], truncated=int(truncated), difficult=int(difficult))
+        _add_texts(ET.SubElement(item, 'bndbox'), xmin=x1 + 1, ymin=y1 + 1, xmax=x2, ymax=y2)
     return annotation
+
+
+def _add_texts(parent: ET.Element, **texts: object) -> None:
+    for tag, text in texts.items():
+        ET.SubElement(parent, tag).text = str(text)
 
 
 def _digest(root: Path) -> str:

@@ -57,10 +57,7 @@ class NotResumable(ValueError):
 
 
 def read_resume_point(path: str | os.PathLike[str]) -> Start:
-    """Look through a training checkpoint.
-
-    Args:
-        path: local file.
+    """Look through a training checkpoint in a local file.
 
     Raises:
         NotResumable: if the file is damaged, is no training checkpoint of mmengine, or holds more than weights and
@@ -103,9 +100,6 @@ def named_checkpoint(work_dir: str | os.PathLike[str]) -> str:
 
 def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[Start | None, list[str]]:
     """The checkpoint that a run in ``work_dir`` goes on from: the last one, or the newest that is whole.
-
-    Args:
-        work_dir: folder with mmengine's ``last_checkpoint``.
 
     Returns:
         The checkpoint, None if there is none; and what is wrong with each newer file that was passed over.
@@ -152,7 +146,7 @@ def find_start(work_dir: str | os.PathLike[str], load_from: str | None, resume: 
     """What a training in ``work_dir`` begins with.
 
     Args:
-        work_dir: its work dir.
+        work_dir: folder with mmengine's ``last_checkpoint``, if it has begun.
         load_from: a checkpoint, a path or an address.
         resume: False takes the weights of ``load_from``, if there is one; True goes on from ``load_from``; without
             that, or with ``'auto'``, from the last whole checkpoint in the work dir, and where there is none, as with
@@ -210,7 +204,8 @@ def differences(path: str | os.PathLike[str], model: nn.Module, optim_wrapper: A
     found = [f'it has no {_parts(missing)}'] if missing else []
     found += [f'the config has no {_parts(more)}'] if more else []
     if shapes:
-        key, rest = shapes[0], f', and {len(shapes) - 1} more' if len(shapes) > 1 else ''
+        key = shapes[0]
+        rest = f', and {len(shapes) - 1} more' if len(shapes) > 1 else ''
         found.append(f'{key} is {tuple(saved[key].shape)} in it and {tuple(own[key].shape)} in the config{rest}')
     return found + optimizers
 
