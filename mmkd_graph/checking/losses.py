@@ -32,7 +32,6 @@ def check_losses(
     to call this; values are those of a rank's own batch, gradients those of all.
 
     Args:
-        model: the distiller, not wrapped.
         batches: as the loader gives them, not preprocessed.
         precision: context of the training's forward pass, such as autocast.
     """
@@ -49,20 +48,18 @@ def check_losses(
             try:
                 data = probe.data_preprocessor(copy.deepcopy(batch), True)
                 norms = _measured(probe, data, precision, broken)
-            except torch.cuda.OutOfMemoryError as error:
+            except Exception as error:  # detectors of any kind
                 # The copy and the gradients one by one take more than a step does; other ranks would wait for this one.
-                if get_world_size() > 1:
+                full = isinstance(error, torch.cuda.OutOfMemoryError)
+                if full and get_world_size() > 1:
                     raise RuntimeError(
                         'TrainingCheckHook: out of memory while the losses were looked at, in a copy of the model. '
                         'The training itself may fit: start it with --no-check, or without the hook'
                     ) from error
-                return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
-            except Exception as error:  # detectors of any kind
                 if str(error).startswith('gradient_norms:'):
                     trains = any(weight.value != 0 for weight in model.distill.weights.values())
-                    level = FAIL if trains else WARNING
-                    return [*broken, Finding(level, 'model.taps.student', one_line(error))]
-                if 'use_reentrant' in str(error):
+                    return [*broken, Finding(FAIL if trains else WARNING, 'model.taps.student', one_line(error))]
+                if full or 'use_reentrant' in str(error):
                     return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
                 if get_world_size() > 1:  # of this rank's batch: others would wait
                     raise
