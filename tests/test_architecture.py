@@ -11,6 +11,7 @@ PACKAGE = Path(mmkd_graph.__file__).parent
 ARROWS = {
     'registry': set(),
     'graph': set(),
+    'findings': set(),
     'plain': set(),
     'backbones': {'registry'},
     'checkpoints': set(),
@@ -18,16 +19,16 @@ ARROWS = {
     'necks': {'registry', 'graph'},
     'losses': {'registry', 'graph', 'necks'},
     'distillers': {'registry', 'graph', 'necks', 'losses', 'checkpoints'},
-    'datasets': {'registry', 'checkpoints'},
+    'datasets': {'registry', 'checkpoints', 'findings'},
     'visualization': {'graph'},
-    'checking': {'registry', 'necks', 'distillers', 'datasets', 'unwrapping'},
+    'checking': {'registry', 'necks', 'distillers', 'datasets', 'findings', 'unwrapping'},
     'testing': {'losses', 'distillers'},
     'export': {'registry', 'distillers', 'datasets', 'checkpoints', 'plain'},
     'hooks': {
         *('registry', 'graph', 'losses', 'distillers', 'checking', 'datasets'),
         *('visualization', 'export', 'checkpoints', 'plain', 'unwrapping'),
     },
-    'engine': {'registry', 'losses', 'checking', 'datasets', 'checkpoints', 'unwrapping'},
+    'engine': {'registry', 'losses', 'checking', 'datasets', 'checkpoints', 'findings', 'unwrapping'},
 }
 
 

@@ -19,7 +19,6 @@ if __name__ == '__main__':
 from mmengine.config import Config
 
 from mmkd_graph.checking import CheckFailed
-from mmkd_graph.checking.findings import one_line
 from mmkd_graph.checkpoints import is_address
 from mmkd_graph.datasets.reading import UnreadableImage
 from mmkd_graph.engine.errors import NotStarted, WrongInput
@@ -43,6 +42,7 @@ from mmkd_graph.engine.launch import (
 )
 from mmkd_graph.engine.resuming import find_resume_point, find_start, named_checkpoint
 from mmkd_graph.engine.runner import CANNOT_WRITE
+from mmkd_graph.findings import one_line
 from mmkd_graph.losses.names import changed_losses
 
 RUNNER = 'mmkd_graph.TrainingRunner'

@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader
 
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.inputs import InputTransfer, PixelMap
+from mmkd_graph.findings import FAIL, OK, WARNING, Finding, one_line
 from mmkd_graph.necks import horizontal_boxes
 
 from .batches import metainfo_of, sample_batches
 from .classes import count_things, head_classes, teacher_classes
-from .findings import FAIL, OK, WARNING, Finding, one_line
 
 KEY = 'model.teacher.checkpoint'
 _FOUND, _NAMED = 0.3, 0.3

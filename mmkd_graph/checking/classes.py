@@ -11,8 +11,7 @@ from torch import nn
 
 from mmkd_graph.datasets.metainfo import common_metainfo
 from mmkd_graph.distillers import FrozenTeacher, GraphDistiller
-
-from .findings import FAIL, OK, WARNING, Finding, some_of
+from mmkd_graph.findings import FAIL, OK, WARNING, Finding, some_of
 
 _HEADS = ('bbox_head', 'mask_head')
 """Parts of the path of a module that has one output per class of things."""

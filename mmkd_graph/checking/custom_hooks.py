@@ -9,9 +9,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import HOOKS
 
+from mmkd_graph.findings import FAIL, WARNING, Finding
 from mmkd_graph.registry import type_name
 
-from .findings import FAIL, WARNING, Finding
 from .origins import explained, hook_key, located
 
 _BEGIN = dict(switch_epoch='epochs', begin_epoch='epochs', begin_iter='iterations')

@@ -11,9 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmkd_graph.datasets.annotations import check_datasets
-from mmkd_graph.datasets.problems import ERROR, NOTE
-
-from .findings import FAIL, OK, WARNING, Finding
+from mmkd_graph.findings import FAIL, OK, Finding
 
 LOADERS = ('train_dataloader', 'val_dataloader')
 
@@ -32,13 +30,9 @@ def check_data(cfg: Mapping[str, Any]) -> list[Finding]:
                 findings.append(Finding(FAIL, loader, 'it is missing', 'add one'))
             continue
         keys = (f'{loader}.', f'{loader.replace("dataloader", "evaluator")}.')
-        told = [problem for problem in problems if problem.key.startswith(keys)]
-        for problem in told:
-            found = ': '.join(part for part in (problem.place, problem.message) if part)
-            level = {ERROR: FAIL, NOTE: OK}.get(problem.severity, WARNING)
-            advice = 'correct the path or the file' if level == FAIL and problem.file else ''
-            findings.append(Finding(level, problem.key, found, advice))
-        if all(problem.severity == NOTE for problem in told):
+        found = [problem for problem in problems if problem.key.startswith(keys)]
+        findings += found
+        if all(problem.level == OK for problem in found):
             dataset = cfg[loader]['dataset']
             place = ', '.join(str(dataset[key]) for key in ('data_root', 'ann_file') if dataset.get(key))
             findings.append(Finding(OK, f'{loader}.dataset', f'paths and annotations are in order ({place})'))

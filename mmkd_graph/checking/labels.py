@@ -9,10 +9,10 @@ from typing import Any
 from mmkd_graph.datasets.metainfo import common_metainfo
 from mmkd_graph.datasets.problems import listed
 from mmkd_graph.datasets.reading import leaves
+from mmkd_graph.findings import FAIL, OK, WARNING, Finding, failed
 
 from .batches import sample_indices
 from .classes import count_things
-from .findings import FAIL, OK, WARNING, Finding, failed
 
 _IMAGES = 20_000
 """Images of a loader whose labels are counted: their records take less than 2 s to read."""

@@ -15,8 +15,7 @@ from mmkd_graph.distillers import GradientNorms, GradientRatio, GraphDistiller, 
 from mmkd_graph.distillers.gradient_norms import LossFailed, preserved_buffers
 from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.rng import preserved_rng
-
-from .findings import FAIL, LOG, OK, WARNING, Finding, one_line
+from mmkd_graph.findings import FAIL, LOG, OK, WARNING, Finding, one_line
 
 _STRONG, _WEAK = 10.0, 1e-3
 """Ratios of a loss's gradient to the task's that are worth a look: it dominates the task, or is negligible."""

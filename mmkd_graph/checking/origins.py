@@ -13,9 +13,8 @@ from mmengine.registry import Registry
 
 from mmkd_graph.datasets.reading import UnreadableImage
 from mmkd_graph.distillers.keys import near, options_of
+from mmkd_graph.findings import CheckFailed, one_line
 from mmkd_graph.registry import HOOKS, MODELS, type_name
-
-from .findings import CheckFailed, one_line
 
 _BUILDERS = dict(
     build_model='model',

@@ -14,8 +14,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 from mmkd_graph.distillers import GraphDistiller
-
-from .findings import FAIL, OK, WARNING, Finding, one_line
+from mmkd_graph.findings import FAIL, OK, WARNING, Finding, one_line
 
 _FULL = 0.9
 """Share of a device's memory above which larger images of the set may not fit."""

@@ -18,6 +18,7 @@ from mmkd_graph.datasets.coco_files import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.teacher import model_of
+from mmkd_graph.findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
 from mmkd_graph.registry import type_name
 from mmkd_graph.unwrapping import unwrapped
 
@@ -26,7 +27,6 @@ from .batches import batch_size, metainfo_of, sample_batches
 from .classes import check_classes
 from .custom_hooks import check_custom_hooks, check_schedule
 from .data import LOADERS, check_data, check_ranks
-from .findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
 from .labels import check_batch_labels, check_labels
 from .losses import check_losses
 from .origins import explained, located

@@ -10,8 +10,7 @@ from torch import nn
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.inputs import normalised
 from mmkd_graph.distillers.provenance import image_scales
-
-from .findings import FAIL, OK, WARNING, Finding, some_of
+from mmkd_graph.findings import FAIL, OK, WARNING, Finding, some_of
 
 _OTHER_SIZE = 1.25
 """Images are of another size if their short sides differ by more than this factor."""

@@ -14,11 +14,12 @@ from mmdet.datasets import CocoDataset, XMLDataset
 from mmdet.registry import DATASETS
 
 from mmkd_graph.checkpoints import is_address
+from mmkd_graph.findings import FAIL, Finding, sort_by_level
 from mmkd_graph.registry import type_name
 
 from .coco_files import read_coco
 from .images import SECONDS
-from .problems import ERROR, Problem, listed, shown, sort_by_severity
+from .problems import listed, problem, shown
 from .reading import leaves
 from .voc_files import check_voc
 
@@ -27,7 +28,7 @@ _MAKES_OTHERS = ('ann_file', 'data_root', 'data_prefix', 'metainfo', 'test_mode'
 
 def check_datasets(
     cfg: Mapping[str, Any], loaders: Sequence[str] = ('train_dataloader', 'val_dataloader'), seconds: float = SECONDS
-) -> list[Problem]:
+) -> list[Finding]:
     """Look through the data sets of a config's loaders, wrapped ones too.
 
     Classes are looked at in all of them; files in COCO and VOC data sets on local disks. Others are left to mmdet.
@@ -40,7 +41,7 @@ def check_datasets(
     Returns:
         What was found, errors first; empty if all is well.
     """
-    problems: list[Problem] = []
+    problems: list[Finding] = []
     different: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for loader in loaders:
         for key, dataset in leaves((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
@@ -53,18 +54,18 @@ def check_datasets(
         file = str(dataset.get('ann_file'))
         if first and labels != first[0] and sorted(labels) == sorted(first[0]):
             what = f'its categories are in another order than those of {first[1]}, and so are the labels'
-            problems.append(Problem(ERROR, file, 'categories', what, f'{key}.ann_file'))
+            problems.append(problem(FAIL, f'{key}.ann_file', file, 'categories', what))
         first = first or ((labels, file) if labels else None)
     for key in (loader.replace('dataloader', 'evaluator') for loader in loaders):
         evaluator = cfg.get(key)
         if isinstance(evaluator, Mapping) and not evaluator.get('backend_args'):
             file = str(evaluator.get('ann_file') or '')
             if file and not is_address(file) and not os.path.isfile(file):
-                problems.append(Problem(ERROR, file, '', 'there is no such file', f'{key}.ann_file'))
-    return sort_by_severity(problems)
+                problems.append(problem(FAIL, f'{key}.ann_file', file, '', 'there is no such file'))
+    return sort_by_level(problems)
 
 
-def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Problem], list[str]]:
+def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Finding], list[str]]:
     """What is wrong with a data set, and its classes in the order of their labels where its file has that order."""
     kind = dataset.get('type')
     kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
@@ -72,7 +73,7 @@ def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Pr
     try:
         classes = _class_names(classes)
     except ValueError as error:
-        return [Problem(ERROR, '', '', str(error), f'{key}.metainfo.classes')], []
+        return [problem(FAIL, f'{key}.metainfo.classes', '', '', str(error))], []
     base = next((b for b in (CocoDataset, XMLDataset) if kind is not None and issubclass(kind, b)), None)
     readers = ('load_data_list', 'parse_data_info')
     if base is None or any(getattr(kind, name) is not getattr(base, name) for name in readers):
@@ -84,10 +85,10 @@ def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Pr
         return [], []
     if root and not os.path.isdir(root):
         where = f'there is no such folder (working directory {os.getcwd()})'
-        return [Problem(ERROR, root, '', where, f'{key}.data_root')], []
+        return [problem(FAIL, f'{key}.data_root', root, '', where)], []
     file = os.path.join(root, dataset['ann_file'])
     if not os.path.isfile(file):
-        return [Problem(ERROR, file, '', 'there is no such file', f'{key}.ann_file')], []
+        return [problem(FAIL, f'{key}.ann_file', file, '', 'there is no such file')], []
     if not classes:  # the data set finds them by itself
         return [], []
     local, reading = _image_reading(dataset.get('pipeline') or (), seconds)

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmkd_graph.findings import FAIL, WARNING, Finding
+
 from .images import SECONDS, Expected, Listings, look_at_images
-from .problems import ERROR, WARNING, Problem, Problems, are_numbers, is_far_outside, listed, shown
+from .problems import Problems, are_numbers, is_far_outside, listed, shown
 
 
 def read_coco(
@@ -23,7 +25,7 @@ def read_coco(
     key: str = '',
     turned: bool = True,
     seconds: float = SECONDS,
-) -> tuple[list[Problem], list[str]]:
+) -> tuple[list[Finding], list[str]]:
     """Look through a COCO annotation file and the headers of its images.
 
     Args:
@@ -48,15 +50,15 @@ def read_coco(
         lists['annotations'] = []
     for name, value in lists.items():
         if not isinstance(value, list):
-            problems.add(ERROR, '', f'there is no list {name!r}, which a COCO annotation file has')
-    if problems.problems:
+            problems.add(FAIL, '', f'there is no list {name!r}, which a COCO annotation file has')
+    if problems.findings:
         return problems.all(), []
     names = _check_categories(lists['categories'], classes, problems)
     sizes, there = _check_images(lists['images'], images, problems)
     usable, ignored = _check_annotations(lists['annotations'], names, sizes, {*classes}, test_mode, problems)
     if not usable and not test_mode:
         rest = f' ({ignored} are iscrowd or ignore)' if ignored else ''
-        problems.add(ERROR, '', f'there is no usable box of any of the classes{rest}')
+        problems.add(FAIL, '', f'there is no usable box of any of the classes{rest}')
     if seconds:
         look_at_images(there, problems, turned, seconds)
     return problems.all(), [name for name in names.values() if name in classes]
@@ -78,17 +80,17 @@ def _read_json(file: str | os.PathLike[str], problems: Problems) -> dict | None:
         with no_garbage_collection():
             content = json.loads(Path(file).read_bytes().decode('utf-8'))
     except UnicodeDecodeError as error:
-        problems.add(ERROR, f'byte {error.start}', 'it is not UTF-8 text')
+        problems.add(FAIL, f'byte {error.start}', 'it is not UTF-8 text')
     except json.JSONDecodeError as error:
-        problems.add(ERROR, f'line {error.lineno}, column {error.colno}', f'broken JSON: {error.msg}')
+        problems.add(FAIL, f'line {error.lineno}, column {error.colno}', f'broken JSON: {error.msg}')
     except (RecursionError, ValueError) as error:  # nested too deeply, an integer of too many digits
-        problems.add(ERROR, '', f'it cannot be read: {error}')
+        problems.add(FAIL, '', f'it cannot be read: {error}')
     except OSError as error:
-        problems.add(ERROR, '', f'it cannot be read: {error.strerror}')
+        problems.add(FAIL, '', f'it cannot be read: {error.strerror}')
     else:
         if isinstance(content, dict):
             return content
-        problems.add(ERROR, '', 'it holds no object with images, annotations and categories')
+        problems.add(FAIL, '', 'it holds no object with images, annotations and categories')
     return None
 
 
@@ -98,20 +100,20 @@ def _check_categories(entries: list, classes: Sequence[str], problems: Problems)
     for i, entry in enumerate(entries):
         place = _place('categories', i, entry)
         if not isinstance(entry, dict) or not {'id', 'name'} <= entry.keys():
-            problems.add(ERROR, place, _lacks(entry, {'id', 'name'}))
+            problems.add(FAIL, place, _lacks(entry, {'id', 'name'}))
         elif not _is_id(entry['id']) or not isinstance(entry['name'], str):
             what = f'id {shown(entry["id"])}, name {shown(entry["name"])}: accepted are a number and a text'
-            problems.add(ERROR, place, what, 'id or name is not what it should be')
+            problems.add(FAIL, place, what, 'id or name is not what it should be')
         elif entry['id'] in names:
-            problems.add(ERROR, place, 'the id is there twice')
+            problems.add(FAIL, place, 'the id is there twice')
         elif entry['name'] in classes and entry['name'] in names.values():  # one name, two labels
-            problems.add(ERROR, place, f'the class {shown(entry["name"])} is there twice', 'a class is there twice')
+            problems.add(FAIL, place, f'the class {shown(entry["name"])} is there twice', 'a class is there twice')
         else:
             names[entry['id']] = entry['name']
     # mmdet numbers the classes it finds in the file's order: a missing one shifts the labels of those after it
     if missing := [name for name in classes if name not in names.values()]:
         what = f'the classes {listed(missing)} are not there; there are {listed([*names.values()])}'
-        problems.add(ERROR, 'categories', what)
+        problems.add(FAIL, 'categories', what)
     elif [name for name in names.values() if name in {*classes}] != [*classes]:
         problems.add(WARNING, 'categories', 'other order than metainfo.classes: mmdet labels in the order of the file')
     return names
@@ -127,18 +129,18 @@ def _check_images(
     for i, entry in enumerate(entries):
         place = _place('images', i, entry)
         if not isinstance(entry, dict) or not wanted <= entry.keys():
-            problems.add(ERROR, place, _lacks(entry, wanted))
+            problems.add(FAIL, place, _lacks(entry, wanted))
             continue
         name, width, height = (entry[key] for key in ('file_name', 'width', 'height'))
         if not _is_id(entry['id']) or not isinstance(name, str):
             what = f'id {shown(entry["id"])}, file_name {shown(name)}: accepted are a number and a text'
-            problems.add(ERROR, place, what, 'id or file_name is not what it should be')
+            problems.add(FAIL, place, what, 'id or file_name is not what it should be')
             continue
         if entry['id'] in sizes:
-            problems.add(ERROR, place, 'the id is there twice')
+            problems.add(FAIL, place, 'the id is there twice')
         if not (are_numbers(width, height) and min(width, height) > 0):
             what = f'width {shown(width)}, height {shown(height)}: accepted are numbers > 0'
-            problems.add(ERROR, place, what, 'width or height is no number > 0')
+            problems.add(FAIL, place, what, 'width or height is no number > 0')
             continue
         sizes[entry['id']] = (width, height)
         if folder is None:
@@ -147,7 +149,7 @@ def _check_images(
         if path in files:
             there.append(Expected(path, (width, height), place))
         else:
-            problems.add(ERROR, place, f'there is no image {path}', f'no such image in {os.path.dirname(path)}')
+            problems.add(FAIL, place, f'there is no image {path}', f'no such image in {os.path.dirname(path)}')
     return sizes, there
 
 
@@ -160,10 +162,10 @@ def _check_annotations(
     for i, entry in enumerate(entries):
         place = _place('annotations', i, entry)
         if wrong := _wrong_annotation(entry):
-            problems.add(ERROR, place, *wrong)
+            problems.add(FAIL, place, *wrong)
             continue
         if entry['id'] in ids:
-            problems.add(ERROR, place, 'the id is there twice')
+            problems.add(FAIL, place, 'the id is there twice')
         ids.add(entry['id'])
         if test_mode and 'iscrowd' not in entry:
             problems.add(WARNING, place, 'iscrowd missing, which CocoMetric (pycocotools) needs')
@@ -178,7 +180,7 @@ def _check_annotations(
         elif names[category] not in classes:
             others[names[category]] += 1
         elif is_far_outside((box[0], box[1], box[0] + box[2], box[1] + box[3]), size):
-            problems.add(ERROR, place, f'bbox {box} is far outside of {image}', 'boxes far outside of their image')
+            problems.add(FAIL, place, f'bbox {box} is far outside of {image}', 'boxes far outside of their image')
         elif _is_degenerate(box, area, size):
             what = f'bbox {box}, area {area} has no pixel in {image}: the box is left out'
             problems.add(WARNING, place, what, 'boxes without a pixel')

@@ -15,7 +15,9 @@ import mmcv
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .problems import ERROR, NOTE, WARNING, Problems
+from mmkd_graph.findings import FAIL, OK, WARNING
+
+from .problems import Problems
 
 SECONDS = 10.0
 """Time for the images of a config: on a shared disk the headers of a large set take many minutes."""
@@ -143,7 +145,7 @@ def look_at_images(
             severity, message, kind = found
             problems.add(severity, images[index].entry, message, kind, images[index].file)
     if done < len(order):
-        problems.add(NOTE, '', f'{done} of {len(order)} images were looked at, evenly spread, in {seconds:g} s')
+        problems.add(OK, '', f'{done} of {len(order)} images were looked at, evenly spread, in {seconds:g} s')
 
 
 def _compare(image: Expected, turned: bool) -> tuple[str, str, str] | None:
@@ -151,11 +153,11 @@ def _compare(image: Expected, turned: bool) -> tuple[str, str, str] | None:
     try:
         size = image_size(image.path, turned)
     except ValueError as error:
-        return ERROR, f'the image {image.path} {error}', 'images that are broken'
+        return FAIL, f'the image {image.path} {error}', 'images that are broken'
     if size is None or image.size is None or size == image.size:
         return None
     what = f'the image {image.path} is {size[0]}x{size[1]} pixels, its annotation says {image.size[0]}x{image.size[1]}'
     if turned and image_size(image.path, turned=False) != size:
         what += ' (its EXIF orientation turns it)'
     off = max(abs(a - b) for a, b in zip(size, image.size, strict=True))
-    return WARNING if off <= 1 else ERROR, what, 'images of another size than their annotation says'
+    return WARNING if off <= 1 else FAIL, what, 'images of another size than their annotation says'

@@ -6,45 +6,12 @@ import os
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-ERROR, WARNING, NOTE = 'error', 'warning', 'note'
+from mmkd_graph.findings import FAIL, Finding, sort_by_level
+
 _EXAMPLES = 3
-"""Problems of one kind that are told one by one; the others are counted."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with a data set.
-
-    Attributes:
-        severity: ``'error'`` (a training would fail, or learn something wrong), ``'warning'`` (mmdet leaves the
-            entry out in silence) or ``'note'`` (nothing is wrong; what was not looked at).
-        file: the file it is in.
-        entry: the entry in the file; empty if it is the file as a whole.
-        message: what is wrong.
-        key: the config key of the data set.
-    """
-
-    severity: str
-    file: str
-    entry: str
-    message: str
-    key: str = ''
-
-    @property
-    def place(self) -> str:
-        """File and entry; empty for what is wrong with the config alone."""
-        return ', '.join(part for part in (self.file, self.entry) if part)
-
-    def __str__(self) -> str:
-        return ': '.join(part for part in (self.key, self.place, self.message) if part)
-
-
-def sort_by_severity(problems: Sequence[Problem]) -> list[Problem]:
-    """Errors, then warnings, then notes; each as they come."""
-    return sorted(problems, key=lambda problem: (ERROR, WARNING, NOTE).index(problem.severity))
+"""Problems of one kind that are reported one by one; the others are counted."""
 
 
 class Problems:
@@ -52,24 +19,34 @@ class Problems:
 
     def __init__(self, file: str | os.PathLike[str], key: str) -> None:
         self.file, self.key = str(file), key
-        self.problems: list[Problem] = []
+        self.findings: list[Finding] = []
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def add(self, severity: str, entry: str, message: str, kind: str = '', file: str | os.PathLike[str] = '') -> None:
-        """Note a problem; ``kind`` is the message without what differs from entry to entry."""
-        self._counts[severity, kind or message] += 1
-        if self._counts[severity, kind or message] <= _EXAMPLES:
-            texts = (_printable(text) for text in (str(file or self.file), entry, message))
-            self.problems.append(Problem(severity, *texts, self.key))
+    def add(self, level: str, entry: str, found: str, kind: str = '', file: str | os.PathLike[str] = '') -> None:
+        """Note a problem; ``kind`` is what was found without what differs from entry to entry."""
+        self._counts[level, kind or found] += 1
+        if self._counts[level, kind or found] <= _EXAMPLES:
+            self.findings.append(problem(level, self.key, file or self.file, entry, found))
 
-    def all(self) -> list[Problem]:
-        """What was noted, errors first, with the number of those not told."""
+    def all(self) -> list[Finding]:
+        """What was noted, failures first, with the number of those that are only counted."""
         rest = [
-            Problem(severity, self.file, '', _printable(f'{kind}: {count - _EXAMPLES} more'), self.key)
-            for (severity, kind), count in self._counts.items()
+            problem(level, self.key, self.file, '', f'{kind}: {count - _EXAMPLES} more')
+            for (level, kind), count in self._counts.items()
             if count > _EXAMPLES
         ]
-        return sort_by_severity([*self.problems, *rest])
+        return sort_by_level([*self.findings, *rest])
+
+
+def problem(level: str, key: str, file: str | os.PathLike[str], entry: str, found: str) -> Finding:
+    """A finding about an ``entry`` of a ``file``; without an entry it is about the file as a whole.
+
+    ``FAIL``: a training would fail, or learn something wrong. ``WARNING``: mmdet leaves the entry out in silence.
+    ``OK``: nothing is wrong; what was not looked at.
+    """
+    advice = 'correct the path or the file' if level == FAIL and file else ''
+    place = ', '.join(part for part in (str(file), entry) if part)
+    return Finding(level, key, _printable(found), advice, place=_printable(place))
 
 
 def _printable(text: str) -> str:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmkd_graph.findings import FAIL, WARNING, Finding
+
 from .images import SECONDS, Expected, Listings, image_size, look_at_images
-from .problems import ERROR, WARNING, Problem, Problems, are_numbers, is_far_outside, listed, shown
+from .problems import Problems, are_numbers, is_far_outside, listed, shown
 
 _LARGEST = (65535, 65535)
 """Width and height in pixels that no JPEG exceeds."""
@@ -29,7 +31,7 @@ def check_voc(
     key: str = '',
     turned: bool = True,
     seconds: float = SECONDS,
-) -> list[Problem]:
+) -> list[Finding]:
     """Look through the XML files that a split of a VOC data set names, and the headers of its images.
 
     Args:
@@ -47,7 +49,7 @@ def check_voc(
     try:
         names = Path(file).read_bytes().decode('utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        problems.add(ERROR, '', f'it cannot be read as UTF-8 text: {error}')
+        problems.add(FAIL, '', f'it cannot be read as UTF-8 text: {error}')
         return problems.all()
     reader = _Reader({*classes}, test_mode, bbox_min_size or 0, problems)
     files, there = Listings(), []
@@ -55,17 +57,17 @@ def check_voc(
         place = f'line {i + 1}'
         image = os.path.join(folder, img_subdir, f'{name}.jpg')
         if image not in files:
-            problems.add(ERROR, place, f'there is no image {image}', f'no such image in {os.path.dirname(image)}')
+            problems.add(FAIL, place, f'there is no image {image}', f'no such image in {os.path.dirname(image)}')
         path = Path(folder, ann_subdir, f'{name}.xml')
         if str(path) not in files:
-            problems.add(ERROR, place, f'there is no annotation {path}', f'no such file in {path.parent}')
+            problems.add(FAIL, place, f'there is no annotation {path}', f'no such file in {path.parent}')
             continue
         size = reader.read(path, image)
         if image in files:
             there.append(Expected(image, size, '', str(path)))
     if not reader.usable:
         rest = f' ({reader.ignored} are difficult or too small)' if reader.ignored else ''
-        problems.add(ERROR, '', f'no object of any of the classes {listed([*classes])} in the {len(names)} files{rest}')
+        problems.add(FAIL, '', f'no object of any of the classes {listed([*classes])} in the {len(names)} files{rest}')
     if seconds:
         look_at_images(there, problems, turned, seconds)
     return problems.all()
@@ -89,10 +91,10 @@ class _Reader:
         except ET.ParseError as error:
             line, column = error.position
             what = 'not in the encoding that it declares, or broken XML'
-            self.problems.add(ERROR, f'line {line}, column {column + 1}', f'{what}: {error}', what, path)
+            self.problems.add(FAIL, f'line {line}, column {column + 1}', f'{what}: {error}', what, path)
             return None
         except (LookupError, ValueError, OSError) as error:
-            self.problems.add(ERROR, '', f'it cannot be read: {error}', 'annotations that cannot be read', path)
+            self.problems.add(FAIL, '', f'it cannot be read: {error}', 'annotations that cannot be read', path)
             return None
         size = real = self._size(root, path)
         items = root.findall('object')
@@ -112,7 +114,7 @@ class _Reader:
             text = size.findtext(name) or ''
             if not re.fullmatch(r'\s*\d{1,9}\s*', text) or int(text) == 0:
                 what = f'{shown(size.findtext(name))}: accepted is an integer > 0'
-                self.problems.add(ERROR, f'size.{name}', what, f'{name} is no integer > 0', path)
+                self.problems.add(FAIL, f'size.{name}', what, f'{name} is no integer > 0', path)
                 return None
         return int(size.findtext('width')), int(size.findtext('height'))
 
@@ -124,16 +126,16 @@ class _Reader:
         difficult = item.find('difficult')
         hard = _parsed(difficult.text, int) if difficult is not None else 0
         if name is None:
-            return ERROR, 'it has no name', ''
+            return FAIL, 'it has no name', ''
         if name not in self.classes:
             return WARNING, f'{shown(name)} is none of the classes: the object is left out', ''
         if hard is None:
-            return ERROR, f'difficult {shown(difficult.text)}: accepted is an integer', 'difficult is no integer'
+            return FAIL, f'difficult {shown(difficult.text)}: accepted is an integer', 'difficult is no integer'
         if not are_numbers(*values):
-            return ERROR, f'bndbox {corners}: accepted are four numbers', 'bndbox is not what it should be'
+            return FAIL, f'bndbox {corners}: accepted are four numbers', 'bndbox is not what it should be'
         image = f'the image of {size[0]}x{size[1]}'
         if is_far_outside(values, size):
-            return ERROR, f'bndbox {values} is far outside of {image}', 'boxes far outside of their image'
+            return FAIL, f'bndbox {values} is far outside of {image}', 'boxes far outside of their image'
         box = [int(value) for value in values]
         smallest = min(box[2] - box[0], box[3] - box[1])
         if not self.test_mode and (hard or smallest < self.min_size):
@@ -144,7 +146,7 @@ class _Reader:
             if self.test_mode or self.min_size >= 1:
                 return WARNING, f'bndbox {box} has no area', 'boxes without area'
             advice = 'filter_cfg=dict(bbox_min_size=1) makes it an ignored one'
-            return ERROR, f'bndbox {box} has no area; {advice}', 'boxes without area'
+            return FAIL, f'bndbox {box} has no area; {advice}', 'boxes without area'
         if box[2] <= 0 or box[3] <= 0 or box[0] >= size[0] or box[1] >= size[1]:
             return WARNING, f'bndbox {box} has no pixel in {image}', 'boxes without a pixel'
         return None

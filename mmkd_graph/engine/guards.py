@@ -12,13 +12,14 @@ from mmengine.config import Config, ConfigDict
 
 from mmkd_graph.checkpoints import is_address, not_weights
 from mmkd_graph.datasets.annotations import check_datasets
-from mmkd_graph.datasets.problems import ERROR
+from mmkd_graph.findings import FAIL, OK, WARNING
 from mmkd_graph.losses.names import rename_losses
 from mmkd_graph.registry import type_name
 
 from .errors import NotStarted, WrongInput
 from .resuming import Start
 
+_WORDS = {FAIL: 'error', WARNING: 'warning', OK: 'note'}
 _HOOKS = ('IterationSeedHook', 'NonFiniteLossHook', 'UnreadableImageHook', 'DueValidationHook')
 
 
@@ -78,10 +79,10 @@ def check_data(cfg: Any, say: Callable[[str], None]) -> None:
     Raises:
         WrongInput: if they cannot be trained on.
     """
-    problems = check_datasets(cfg)
-    for problem in problems:
-        say(f'{problem.severity}: {problem}')
-    errors = [problem for problem in problems if problem.severity == ERROR]
+    findings = check_datasets(cfg)
+    for finding in findings:
+        say(f'{_WORDS[finding.level]}: {finding.sentence}')
+    errors = [finding.sentence for finding in findings if finding.level == FAIL]
     if errors:
         raise WrongInput(f'the data sets have {len(errors)} errors, of which the first is: {errors[0]}')
 

@@ -15,8 +15,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkd_graph.checking.findings import one_line
 from mmkd_graph.checkpoints import HOW_TO_TRUST, TRUST, allow_logs, is_address, refusal, weights_only
+from mmkd_graph.findings import one_line
 from mmkd_graph.losses.names import changed_losses
 from mmkd_graph.registry import RUNNERS
 

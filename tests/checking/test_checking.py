@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmkd_graph.checking import FAIL, OK, WARNING, CheckFailed, Finding, batches, findings
+from mmkd_graph import findings
+from mmkd_graph.checking import FAIL, OK, WARNING, CheckFailed, Finding, batches
 from mmkd_graph.checking.accuracy import overlap
 from mmkd_graph.checking.batches import batch_size, sample_batches
 from mmkd_graph.checking.step import iterations

@@ -19,10 +19,14 @@ from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.datasets.annotations import check_datasets
 from mmkd_graph.datasets.coco_files import read_coco
 from mmkd_graph.datasets.images import Expected, image_size, look_at_images
-from mmkd_graph.datasets.problems import Problem, Problems
+from mmkd_graph.datasets.problems import Problems
 from mmkd_graph.datasets.voc_files import check_voc
+from mmkd_graph.findings import FAIL, OK, WARNING, Finding
 
 SPLIT = 'annotations/instances_train.json'
+
+
+WORDS = {FAIL: 'error', WARNING: 'warning', OK: 'note'}
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def check_dataset(dataset: dict[str, Any]) -> list[Problem]:
+def check_dataset(dataset: dict[str, Any]) -> list[Finding]:
     return check_datasets(dict(train_dataloader=dict(dataset=dataset)))
 
 
@@ -54,7 +58,7 @@ def found(content: Any, whole: Path, tmp_path: Path, classes: tuple = tuple(CLAS
     file = tmp_path / 'file.json'
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     problems = read_coco(file, classes, whole / 'VOC2007' / 'JPEGImages')[0]
-    return [f'{p.severity}: {str(p).removeprefix(str(file)).strip(", :")}' for p in problems]
+    return [f'{WORDS[p.level]}: {p.sentence.removeprefix(str(file)).strip(", :")}' for p in problems]
 
 
 def test_good_sets_have_no_problems(whole: Path) -> None:
@@ -71,7 +75,7 @@ def test_good_sets_have_no_problems(whole: Path) -> None:
     assert check_datasets(cfg) == []
     coco['data_root'] = '/nowhere'
     voc['ann_file'] = 'missing.txt'
-    keys = {problem.key: problem.severity for problem in check_datasets(cfg)}
+    keys = {problem.key: WORDS[problem.level] for problem in check_datasets(cfg)}
     prefix = 'train_dataloader.dataset.dataset.datasets'
     assert keys == {f'{prefix}.0.data_root': 'error', f'{prefix}.1.ann_file': 'error'}
     assert check_dataset(dict(type='CocoPanopticDataset', data_root='s3://bucket', ann_file='x')) == []
@@ -228,13 +232,13 @@ def test_voc_files(tmp_path: Path, xml: str | bytes | None, place: str, wanted: 
     if not wanted:
         assert problems == []
         return
-    assert place in problems[0].entry
-    assert f'{problems[0].severity}: {problems[0].message}'.startswith(wanted)
+    assert place in problems[0].place
+    assert f'{WORDS[problems[0].level]}: {problems[0].found}'.startswith(wanted)
 
 
 def test_voc_images_and_splits(tmp_path: Path) -> None:
     (tmp_path / 'split.txt').write_text('one\ntwo\n')
-    messages = [str(problem) for problem in check_voc(tmp_path / 'split.txt', ['cat'], tmp_path)]
+    messages = [problem.sentence for problem in check_voc(tmp_path / 'split.txt', ['cat'], tmp_path)]
     assert any('line 2: there is no image' in message for message in messages)
     (tmp_path / 'split.txt').write_bytes(b'\xff')
     assert 'UTF-8' in str(check_voc(tmp_path / 'split.txt', ['cat'], tmp_path)[0])
@@ -250,7 +254,7 @@ def test_what_a_voc_set_ignores_is_its_settings(tmp_path: Path, difficult: str) 
 
     def errors(**options: Any) -> list[str]:
         problems = check_voc(tmp_path / 'split.txt', ['cat'], tmp_path, **options)
-        return [problem.message for problem in problems if problem.severity == 'error']
+        return [problem.found for problem in problems if problem.level == FAIL]
 
     assert bool(errors()) == (difficult == '1')
     assert errors(bbox_min_size=8) and not errors(test_mode=True, bbox_min_size=8)
@@ -267,7 +271,7 @@ def test_broken_images_and_other_sizes_are_named(tmp_path: Path, suffix: str) ->
     def look(size: tuple[int, int] | None = (40, 30), **options: Any) -> list[str]:
         findings = Problems('some.json', 'key')
         look_at_images([Expected(str(path), size, 'images[7]')], findings, **options)
-        return [str(problem).partition(str(path))[2] for problem in findings.all() if problem.severity == 'error']
+        return [problem.sentence.partition(str(path))[2] for problem in findings.all() if problem.level == FAIL]
 
     assert look() == look(None) == look((41, 30)) == []
     for size in ((20, 15), (80, 60), (30, 40), (1, 1)):
@@ -310,7 +314,7 @@ def test_images_are_compared_as_far_as_their_pipeline_reads_them(coco: dict, who
         pipeline=[load],
     )
     (problem,) = check_dataset(dataset)
-    assert problem.severity == 'error' and 'its annotation says' in problem.message and 'images[2]' in problem.entry
+    assert problem.level == FAIL and 'its annotation says' in problem.found and 'images[2]' in problem.place
     for other in (dict(type='LoadFeatures'), dict(load, imdecode_backend='tifffile')):
         assert check_dataset(dict(dataset, pipeline=[other])) == []
 
@@ -321,8 +325,8 @@ def test_the_look_at_images_ends_in_time_and_says_how_many_it_saw(tmp_path: Path
     findings = Problems('some.json', '')
     look_at_images([Expected(str(path), (4, 3), '')] * 3000, findings, seconds=0.01)
     (note,) = findings.all()
-    assert note.severity == 'note' and note.message.endswith('of 3000 images were looked at, evenly spread, in 0.01 s')
-    assert 0 < int(note.message.split()[0]) < 3000
+    assert note.level == OK and note.found.endswith('of 3000 images were looked at, evenly spread, in 0.01 s')
+    assert 0 < int(note.found.split()[0]) < 3000
 
 
 @pytest.mark.parametrize('kind', ['CocoDataset', 'LVISV1Dataset', 'XMLDataset'])
@@ -340,8 +344,8 @@ def test_classes_that_mmdet_takes_for_something_else(kind: str, classes: Any, wa
     inner = dict(type=kind, metainfo=dict(classes=classes))
     cfg = dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=inner)))
     (problem,) = check_datasets(cfg)
-    assert problem.severity == 'error' and wanted in problem.message
-    assert str(problem).startswith('train_dataloader.dataset.dataset.metainfo.classes: ')
+    assert problem.level == FAIL and wanted in problem.found
+    assert problem.sentence.startswith('train_dataloader.dataset.dataset.metainfo.classes: ')
 
 
 def test_a_string_that_is_a_file_holds_the_classes(whole: Path, tmp_path: Path) -> None:
@@ -351,7 +355,7 @@ def test_a_string_that_is_a_file_holds_the_classes(whole: Path, tmp_path: Path) 
     dataset = dict(type='CocoDataset', data_root=str(whole), ann_file=SPLIT, data_prefix=prefix)
     assert check_dataset(dict(dataset, metainfo=dict(classes=str(file)))) == []
     file.write_bytes(b'\xff')
-    assert 'cannot be read' in check_dataset(dict(dataset, metainfo=dict(classes=str(file))))[0].message
+    assert 'cannot be read' in check_dataset(dict(dataset, metainfo=dict(classes=str(file))))[0].found
 
 
 def test_two_files_that_number_their_classes_differently(coco: dict, whole: Path, tmp_path: Path) -> None:
@@ -362,10 +366,10 @@ def test_two_files_that_number_their_classes_differently(coco: dict, whole: Path
     common['data_prefix'] = dict(img='VOC2007/JPEGImages/')
     one, two = dict(common, ann_file=SPLIT), dict(common, ann_file=str(tmp_path / 'other.json'))
     problem = check_datasets(dict(train_dataloader=dict(dataset=one), val_dataloader=dict(dataset=two)))[0]
-    assert (problem.severity, problem.key) == ('error', 'val_dataloader.dataset.ann_file')
-    assert 'in another order than those of annotations/instances_train.json' in problem.message
+    assert (problem.level, problem.key) == (FAIL, 'val_dataloader.dataset.ann_file')
+    assert 'in another order than those of annotations/instances_train.json' in problem.found
     alone = check_datasets(dict(train_dataloader=dict(dataset=two)))
-    assert {problem.severity for problem in alone} == {'warning'}
+    assert {problem.level for problem in alone} == {WARNING}
 
 
 ANYTHING = st.recursive(

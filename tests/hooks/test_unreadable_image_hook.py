@@ -18,8 +18,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmkd_graph.checking.batches import sample_batches
-from mmkd_graph.checking.findings import one_line
 from mmkd_graph.datasets.reading import UnreadableImage, name_images
+from mmkd_graph.findings import one_line
 from mmkd_graph.registry import HOOKS
 
 

@@ -205,7 +205,7 @@ def test_json_says_the_same(check: Check) -> None:
     assert found['model.teacher']['details']['teacher'] == found['model.teacher']['details']['dataset'] == [*CLASSES]
     assert found['train_cfg']['details']['iterations'] == 40
     assert found['model.teacher.checkpoint']['details']['images'] == 2
-    assert all({'level', 'key', 'found', 'advice', 'details'} == set(x) for x in content['findings'])
+    assert all({'level', 'key', 'found', 'advice', 'details', 'place'} == set(x) for x in content['findings'])
 
 
 def test_a_teacher_with_its_classes_in_another_order(check: Check, job: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mmengine.dist import all_gather_object
 
 OK, WARNING, FAIL = 'ok', 'warning', 'FAIL'
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger('mmkd_graph.checking')
 """Gets, at the level DEBUG, the tracebacks of what becomes one line."""
 
 
@@ -25,6 +25,7 @@ class Finding:
         found: what was found there.
         advice: what to do about it; empty if nothing is to be done.
         details: the numbers and names behind ``found``, for programs.
+        place: file, and entry in it, that it is about; empty for what is wrong with the config alone.
 
     Example:
         >>> print(Finding(FAIL, 'val_dataloader.dataset.data_root', 'there is no folder data/coco', 'set another'))
@@ -36,10 +37,16 @@ class Finding:
     found: str
     advice: str = ''
     details: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    place: str = ''
 
     def __str__(self) -> str:
-        line = f'{self.level:<8} {self.key}: {self.found}' + (f'; {self.advice}' if self.advice else '')
+        line = f'{self.level:<8} {self.sentence}' + (f'; {self.advice}' if self.advice else '')
         return ' '.join([line[:8], *line[8:].split()])
+
+    @property
+    def sentence(self) -> str:
+        """Key, place and what was found, on one line."""
+        return ': '.join(part for part in (self.key, self.place, self.found) if part)
 
 
 class CheckFailed(ValueError):
@@ -52,6 +59,11 @@ class CheckFailed(ValueError):
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.failures = [finding for finding in findings if finding.level == FAIL]
         super().__init__('\n'.join(map(str, self.failures)))
+
+
+def sort_by_level(findings: Iterable[Finding]) -> list[Finding]:
+    """Failures, then warnings, then what is in order; each in its order."""
+    return sorted(findings, key=lambda finding: (FAIL, WARNING, OK).index(finding.level))
 
 
 def failed(findings: Iterable[Finding]) -> bool:
