@@ -61,26 +61,21 @@ def class_table(findings: Sequence[Finding]) -> list[str]:
     details: dict[str, Any] = next((f.details for f in findings if 'teacher' in f.details), {})
     if not details:
         return []
-    heads = next(
-        (f.details['heads'] for f in findings if f.key.startswith('model.student') and 'heads' in f.details), {}
-    )
+    students = (f.details for f in findings if f.key.startswith('model.student'))
+    heads = next((found['heads'] for found in students if 'heads' in found), {})
     rows = side_by_side(details['teacher'], details['dataset'])
     shown = [row for row in rows if not row[3] or row[0] < _ROWS]
     width = max(len(teacher) for _, teacher, _, _ in rows)
     lines = [f'classes{"":5} {"teacher":<{width}}  data' + (f'  (student: {heads})' if heads else '')]
     lines += [f'{"" if same else "differs":<8}{i:>4} {a:<{width}}  {b}' for i, a, b, same in shown]
-    return lines + (
-        [f'{"":8}     and {len(rows) - len(shown)} more that are the same'] if len(rows) > len(shown) else []
-    )
+    more = len(rows) - len(shown)
+    return [*lines, f'{"":8}     and {more} more that are the same'] if more else lines
 
 
 def main() -> int:
     args = parse_args()
-    for name, value, least in (
-        ('--batches', args.batches, 1),
-        ('--gpus', processes(args), 1),
-        ('--min-ap', args.min_ap, 0),
-    ):
+    given = (('--batches', args.batches, 1), ('--gpus', processes(args), 1), ('--min-ap', args.min_ap, 0))
+    for name, value, least in given:
         if value < least:
             fail(f'{name}: {value}; accepted: at least {least}')
     cfg = load_config(args)

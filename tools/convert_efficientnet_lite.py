@@ -27,11 +27,7 @@ LEFT_OUT = ('_conv_head.', '_bn1.', '_fc.')
 
 
 def renamed(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of ``source`` under the names of ``target``, in the order that both share.
-
-    Args:
-        source: weights of the packages, with names such as ``_blocks.0._bn1.bias``.
-        target: weights of the network that wants them.
+    """The tensors of ``source``, named as in the packages, under the names of ``target``, in the order of both.
 
     Raises:
         ValueError: for the first pair that differs in shape or in kind (the name's last part), or for the first tensor

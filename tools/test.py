@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
-from mmengine.runner import Runner
 
 from mmkd_graph.distillers.weights import read_checkpoint
 from mmkd_graph.engine.interrupts import ended_by_signals
 from mmkd_graph.engine.launch import add_options, build_runner, config_errors, fail, leave_processes, load_config
 from mmkd_graph.export import student_model
+from mmkd_graph.registry import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,10 +60,9 @@ def check_checkpoint(cfg: Config, path: str) -> None:
         fail(str(error))
 
 
-def class_path(cfg: Mapping[str, Any]) -> str:
-    """The class that a config asks for, as text, be it given as text or as the class itself."""
-    kind = cfg.get('type')
-    return f'{kind.__module__}.{kind.__qualname__}' if isinstance(kind, type) else str(kind)
+def is_ours(kind: Any) -> bool:
+    """Whether what a config's ``type`` asks for, by name or as the class itself, is of this package."""
+    return (kind.__module__ if isinstance(kind, type) else str(kind)).startswith('mmkd_graph.')
 
 
 def keep_student(cfg: Config) -> None:
@@ -72,11 +70,9 @@ def keep_student(cfg: Config) -> None:
 
     This package's hooks go too: they look after the distiller, which will not be there.
     """
-    if class_path(cfg.model).rsplit('.', 1)[-1] != 'GraphDistiller':
-        return
-    cfg.model = student_model(cfg)
-    hooks = cfg.get('custom_hooks') or []
-    cfg.custom_hooks = [hook for hook in hooks if not class_path(hook).startswith('mmkd_graph.')]
+    if type_name(cfg.model.get('type')) == 'GraphDistiller':
+        cfg.model = student_model(cfg)
+        cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if not is_ours(hook.get('type'))]
 
 
 def turn_on_pictures(cfg: Config, args: argparse.Namespace) -> None:
@@ -108,13 +104,6 @@ def turn_on_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
-def keep_metrics_to_first(runner: Runner) -> None:
-    """Let this process write no metrics: mmengine lets all of them write the one file."""
-    for hook in runner.hooks:
-        if isinstance(hook, LoggerHook):
-            hook.after_test_epoch = lambda *_, **__: None
-
-
 def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -127,7 +116,7 @@ def test(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_checkpoint(cfg, args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False  # a config that a resumed training left says resume=True
-    if class_path(dict(type=cfg.get('runner_type'))).startswith('mmkd_graph.'):
+    if is_ours(cfg.get('runner_type')):
         cfg.pop('runner_type')  # it looks after trainings
     keep_student(cfg)
     if args.show or args.show_dir:
@@ -137,8 +126,9 @@ def test(args: argparse.Namespace) -> None:
     runner = build_runner(cfg, args)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    if not is_main_process():
-        keep_metrics_to_first(runner)
+    for hook in runner.hooks:
+        if isinstance(hook, LoggerHook) and not is_main_process():  # mmengine lets all processes write the one file
+            hook.after_test_epoch = lambda *_, **__: None
     with config_errors(cfg, args):
         runner.test()
     leave_processes()

@@ -98,19 +98,15 @@ def main() -> None:
         if args.no_check:
             cfg.training_check = False
         try:
-            train(cfg, args)
+            if cfg.setdefault('runner_type', RUNNER) != RUNNER:
+                guard_other_runner(cfg)
+            runner = build_runner(cfg, args)
+            with config_errors(cfg, args):
+                runner.train()
         except Exception as error:
             raise_pending(error)
             end(hidden_cause(error), cfg)
         leave_processes()
-
-
-def train(cfg: Config, args: argparse.Namespace) -> None:
-    if cfg.setdefault('runner_type', RUNNER) != RUNNER:
-        guard_other_runner(cfg)
-    runner = build_runner(cfg, args)
-    with config_errors(cfg, args):
-        runner.train()
 
 
 def end(error: BaseException, cfg: Config) -> None:

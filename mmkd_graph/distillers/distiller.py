@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkd_graph.checkpoints import HOW_TO_TRUST, refusal, weights_only
 from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.losses.base import Pyramid
 from mmkd_graph.registry import MODELS
 
-from .gradient_ratio import GradientRatio
-from .keys import near, under
+from .keys import check_model, under
 from .objective import Objective
 from .pyramids import Pyramids
 from .rng import preserved_rng
-from .teacher import FrozenTeacher, build_detector
-from .weights import inherit, load_weights, pretrained
+from .teacher import FrozenTeacher, build_detector, with_preprocessor
+from .weights import inherit, initialising, load_weights
 from .wrapper import StudentWrapper
 
 _OPTIONS = ('student', 'teacher', 'losses', 'taps', 'strides', 'adapter', 'init_student')
@@ -78,37 +75,17 @@ class GraphDistiller(StudentWrapper):
         init_student: str | None = None,
         **others: Any,
     ) -> None:
-        _check_keys(student, others)
-        for key, value, accepted in (
-            ('student', student, 'the model dict of an mmdet detector, in a config file student={{_base_.model}}'),
-            ('teacher', teacher, "dict(config='…', checkpoint='…')"),
-            ('losses', losses, "dict(crg=dict(type='mmkd_graph.CRGLoss'))"),
-        ):
-            if value is None:
-                raise ValueError(f'{key} is missing; accepted: {accepted}')
-        super().__init__(build_detector(_with_preprocessor(student, others), 'student'))
+        check_model(dict(student=student, teacher=teacher, losses=losses), others, _OPTIONS)
+        student = with_preprocessor(student, others.get('data_preprocessor'))
+        super().__init__(build_detector(student, 'student'))
         self.pyramids = Pyramids(self.student, teacher, taps, strides)
         with preserved_rng():
             self.distill = Objective(losses, self.pyramids, adapter)
         self.init_student = init_student
-        self._report()
-
-    def _report(self) -> None:
-        """Log what was built."""
-        said = [
-            f'{name} (gradient ratio {weight.ratio:g})'
-            if isinstance(weight, GradientRatio)
-            else f'{name} (weight {weight.value:g})'
-            for name, weight in self.distill.weights.items()
-        ]
+        said = [f'{name} ({weight.extra_repr()})' for name, weight in self.distill.weights.items()]
         convolutions = sum(isinstance(level, nn.Conv2d) for level in self.distill.adapter.levels)
-        print_log(
-            f'GraphDistiller: {type(self.student).__name__}.{self.pyramids.tap} <- '
-            f'{type(self.teacher.model).__name__}.{self.teacher.tap}; strides paired {self.strides}, '
-            f'skipped {self.pyramids.skipped}; {convolutions} of {len(self.strides)} levels adapted; losses '
-            + ', '.join(said),
-            logger='current',
-        )
+        adapted = f'{convolutions} of {len(self.strides)} levels adapted'
+        print_log(f'GraphDistiller: {self.pyramids}; {adapted}; losses {", ".join(said)}', logger='current')
 
     @property
     def teacher(self) -> FrozenTeacher:
@@ -137,17 +114,10 @@ class GraphDistiller(StudentWrapper):
         """
         if self._is_init:
             return super().init_weights()  # mmengine's warning about a second call
-        try:
-            with weights_only():
-                self.student.init_weights()
-                with preserved_rng():
-                    self.distill.init_weights()
-        except UnpicklingError as error:
-            files = ' or '.join(pretrained(self)) or "a file of the student's init_cfg"
-            raise ValueError(
-                f'{files} was not read: {refusal(error)}. Reading such a file can run code that is in it; accepted: '
-                f'tensors, plain containers and the logs of mmengine. {HOW_TO_TRUST}'
-            ) from error
+        with initialising(self):
+            self.student.init_weights()
+            with preserved_rng():
+                self.distill.init_weights()
         if self.init_student == 'teacher':
             inherit(self.student, self.teacher.model)
         elif self.init_student is not None:
@@ -166,11 +136,7 @@ class GraphDistiller(StudentWrapper):
         return self.loss(inputs, data_samples)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Any]:
-        """The student's own losses and the distillation terms.
-
-        Args:
-            batch_inputs: (N, C, H, W), normalised for the student.
-            batch_data_samples: the batch's ``DetDataSample`` list.
+        """The student's own losses and the distillation terms, of inputs (N, C, H, W) normalised for the student.
 
         Returns:
             The student's dict, plus ``loss_kd.<name>.<term>`` per term: weighted, but for the terms that train the
@@ -194,14 +160,9 @@ class GraphDistiller(StudentWrapper):
         return total, {**values, **{f'kd.{key}': x.mean() for key, x in losses.get('kd', {}).items()}}
 
     def set_loss_factor(self, name: str, factor: float) -> None:
-        """Multiply a loss's weight from now on; :class:`~mmkd_graph.hooks.LossScheduleHook` does so in every iteration.
+        """Multiply the weight of the loss ``name`` from now on, as :class:`~mmkd_graph.hooks.LossScheduleHook` does.
 
-        Args:
-            name: the loss's key under ``losses``.
-            factor: a finite number >= 0; with 0 the loss is not even computed.
-
-        Raises:
-            ValueError: for an unknown name or another factor.
+        ``factor`` is a finite number >= 0; with 0 the loss is not even computed. ValueError for others.
         """
         if name not in self.distill.weights:
             raise ValueError(f'no loss {name!r}; accepted: {", ".join(map(repr, self.distill.weights))}')
@@ -218,42 +179,3 @@ class GraphDistiller(StudentWrapper):
             return self.distill.adapter(pair.student), pair.teacher
         finally:
             self.train(training)
-
-
-def _check_keys(student: Any, others: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for keys that a distiller does not have; first for those that are the detector's."""
-    others = {key: value for key, value in others.items() if value is not None}
-    detectors = [key for key in others if key == 'backbone' or (isinstance(student, Mapping) and key in student)]
-    if 'backbone' in detectors or len(detectors) > 1:
-        raise ValueError(
-            f"model needs _delete_=True: the detector's own keys ({', '.join(sorted(detectors))}) were inherited into "
-            "it; write model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}}, …)"
-        )
-    for key in others:
-        if key == 'data_preprocessor':
-            continue
-        if key == 'init_cfg':
-            raise ValueError(f'model.{key} has no meaning on a GraphDistiller; set model.student.{key}')
-        hint = f'; if it is meant for the detector, set model.student.{key}' if key in detectors else ''
-        raise ValueError(f'model.{key} is unknown{near(key, _OPTIONS)}; accepted: {", ".join(_OPTIONS)}{hint}')
-
-
-def _with_preprocessor(student: Any, others: Mapping[str, Any]) -> Any:
-    """The student with a config's ``data_preprocessor`` beside its ``model``, which mmengine's runner hands over.
-
-    As in mmengine the model's own comes first.
-    """
-    given = others.get('data_preprocessor')
-    if given is None or not isinstance(student, Mapping):
-        return student
-    own = student.get('data_preprocessor')
-    if own is None:
-        return dict(student, data_preprocessor=given)
-    if own != given:
-        print_log(
-            "data_preprocessor, beside the config's model, is another one than model.student.data_preprocessor: the "
-            "student's counts",
-            logger='current',
-            level=30,
-        )
-    return student

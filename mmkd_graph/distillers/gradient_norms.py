@@ -155,13 +155,11 @@ def gradient_norms(model: GraphDistiller, inputs: Tensor, data_samples: list) ->
             with _named(name):
                 terms[name] = check_terms(loss(adapted, pair.teacher, pair.context), name)
         total = task_loss(task)
-        losses, alone = {}, {}
         task_norm = gradient_norm(total, features)
+        losses, alone = {}, {}
         for name, values in terms.items():
             with _named(name):
                 losses[name] = gradient_norm(sum(values.values()), features)
-        for name, values in terms.items():
-            with _named(name):
                 alone[name] = {term: gradient_norm(value, features) for term, value in values.items()}
         return GradientNorms(
             task=task_norm,

@@ -37,6 +37,9 @@ class LossWeight(BaseModule):
         """The weight as it is known by now; ``None`` before a first measurement."""
         return self._value
 
+    def extra_repr(self) -> str:
+        return f'weight {self.value:g}'
+
 
 @MODELS.register_module()
 class GradientRatio(LossWeight):
@@ -99,12 +102,11 @@ class GradientRatio(LossWeight):
             return self.ratio * self._scale
         return self.ratio * median(self._scales) if self._scales else None
 
-    def observe(self, task: float, loss: float) -> float:
-        """Take in the gradient norms of one pass.
+    def extra_repr(self) -> str:
+        return f'gradient ratio {self.ratio:g}'
 
-        Args:
-            task: norm of the task losses' gradient at the tapped features, the same on every rank.
-            loss: norm of the loss's at weight 1.
+    def observe(self, task: float, loss: float) -> float:
+        """Take in the gradient norms of one pass, the same on every rank: the task losses' and the loss's at weight 1.
 
         Returns:
             The weight for this pass.
@@ -121,11 +123,8 @@ class GradientRatio(LossWeight):
             weight = min(weight, self.ratio * task / loss)
         self._passes += 1
         self.passes.fill_(self._passes)
-        if self._passes >= self.iterations:
-            self._fix(task, loss)
-        return weight
-
-    def _fix(self, task: float, loss: float) -> None:
+        if self._passes < self.iterations:
+            return weight
         if not self._scales:
             raise ValueError(
                 f'{self.key}: not one of {self.iterations} passes could be measured; in the last one the gradient at '
@@ -141,13 +140,7 @@ class GradientRatio(LossWeight):
             f'of the task losses, wanted is {self.ratio:g}',
             logger='current',
         )
-
-    def reread(self) -> None:
-        """Go on from what the buffers say, after they were written from outside."""
-        scale = self.scale.item()
-        self._scale = None if math.isnan(scale) else scale
-        self._scales = [x for x in self.scales.tolist() if not math.isnan(x)]
-        self._passes = min(int(self.passes), self.iterations - 1)
+        return weight
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         scales = state_dict.get(f'{prefix}scales')
@@ -158,6 +151,9 @@ class GradientRatio(LossWeight):
             fitted[:count] = scales[:count]
             state_dict[f'{prefix}scales'] = fitted
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.reread()
+        scale = self.scale.item()
+        self._scale = None if math.isnan(scale) else scale
+        self._scales = [x for x in self.scales.tolist() if not math.isnan(x)]
+        self._passes = min(int(self.passes), self.iterations - 1)
         if self._scale is not None:
             print_log(f'{self.key} = {self.value:.6g}, measured before this checkpoint was saved', logger='current')

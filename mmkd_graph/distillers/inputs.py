@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,10 @@ from torch import Tensor, nn
 
 from mmkd_graph.registry import type_name
 
+from .keys import typed
 from .rng import preserved_rng
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-
-_LINE = "data_preprocessor=dict(type='DetDataPreprocessor', {}pad_size_divisor={})"
-IMAGENET = _LINE.format('mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True, ', 32)
-"""The commonest line, as an example in messages."""
 
 _KNOWN = {
     kind.forward for kind in (ImgDataPreprocessor, DetDataPreprocessor, BoxInstDataPreprocessor, TrackDataPreprocessor)
@@ -43,6 +41,17 @@ _UNIT_VALUES = 32
 
 
 # ---------------------------------------------------------------- preprocessors
+
+
+def preprocessor_line(divisor: int = 32, **statistics: Any) -> str:
+    """``data_preprocessor=dict(…)``, as it is written into the model of a config."""
+    values = {name: list(x) if isinstance(x, (list, tuple)) else x for name, x in statistics.items() if x is not None}
+    options = ''.join(f'{name}={x}, ' for name, x in values.items())
+    return f"data_preprocessor=dict(type='DetDataPreprocessor', {options}pad_size_divisor={divisor})"
+
+
+IMAGENET = preprocessor_line(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+"""The commonest line, as an example in messages."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +74,13 @@ class PixelMap:
 
     @classmethod
     def of(cls, preprocessor: nn.Module, key: str, channels: int = 3) -> PixelMap:
-        """Read it off a ``data_preprocessor``.
+        """Read it off a detector's ``data_preprocessor``, for images of so many channels.
 
         Those of mmengine and mmdet, and classes that inherit their forward pass, are known. Of another class a small
         image is preprocessed, and what comes out is compared with what its attributes say.
 
-        Args:
-            preprocessor: of a detector.
-            key: config key, for error messages.
-            channels: of an image.
-
         Raises:
-            ValueError: if what it does to pixels is not known.
+            ValueError: if what it does to pixels is not known; names the config ``key``.
         """
         mean, std = torch.zeros(1), torch.ones(1)
         if getattr(preprocessor, '_enable_normalize', False):
@@ -121,11 +125,6 @@ class PixelMap:
         )
 
 
-def has_preprocessor(detector: nn.Module) -> bool:
-    """Whether a detector has a preprocessor of its own; without one in its config mmengine's does nothing to images."""
-    return type(detector.data_preprocessor).forward is not BaseDataPreprocessor.forward
-
-
 class InputTransfer:
     """A batch normalised for the student, as the teacher's own preprocessor would have given it.
 
@@ -134,8 +133,7 @@ class InputTransfer:
     The first batch is looked at: images that the data pipeline normalised too would be fed wrongly.
 
     Args:
-        student: the student's ``data_preprocessor``.
-        teacher: the teacher's ``data_preprocessor``.
+        student, teacher: their ``data_preprocessor``.
         channels: of an image.
 
     Raises:
@@ -151,13 +149,11 @@ class InputTransfer:
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
         self.scale = (std_s / self.teacher.std).view(1, -1, 1, 1)
         self.shift = ((mean_s - self.teacher.mean) / self.teacher.std).view(1, -1, 1, 1)
-        self.pad_value, self.divisor = self.teacher.pad_value, self.teacher.divisor
         self.same_normalisation = (
             not self.flip
             and torch.allclose(self.scale, torch.ones_like(self.scale))
             and torch.allclose(self.shift, torch.zeros_like(self.shift), atol=1e-6)
         )
-        self.same_padding = self.pad_value == self.student.pad_value
         self._looked = False
 
     def __deepcopy__(self, memo: dict) -> InputTransfer:
@@ -172,19 +168,19 @@ class InputTransfer:
         if not self._looked and not torch.compiler.is_compiling():
             self._looked = True
             self._look(inputs, image_shapes)
-        height, width = inputs.shape[-2:]
-        if not self.same_normalisation or not self.same_padding:
+        pad_value, divisor = self.teacher.pad_value, self.teacher.divisor
+        if not self.same_normalisation or pad_value != self.student.pad_value:
             outputs = inputs.flip(1) if self.flip else inputs
             if not self.same_normalisation:
                 outputs = outputs * self.scale.to(outputs) + self.shift.to(outputs)
             elif outputs is inputs:
                 outputs = inputs.clone()
             for image, (h, w) in zip(outputs, image_shapes, strict=True):
-                image[:, h:] = self.pad_value
-                image[:, :, w:] = self.pad_value
+                image[:, h:] = pad_value
+                image[:, :, w:] = pad_value
             inputs = outputs
-        bottom, right = -height % self.divisor, -width % self.divisor
-        return F.pad(inputs, (0, right, 0, bottom), value=self.pad_value) if bottom or right else inputs
+        bottom, right = (-side % divisor for side in inputs.shape[-2:])
+        return F.pad(inputs, (0, right, 0, bottom), value=pad_value) if bottom or right else inputs
 
     @torch.no_grad()
     def _look(self, inputs: Tensor, image_shapes: list[tuple[int, int]]) -> None:
@@ -217,15 +213,8 @@ class InputTransfer:
 # ---------------------------------------------------------------- pipelines
 
 
-@dataclass(frozen=True)
-class Normalised:
-    """A transform that normalises images in a data pipeline.
-
-    Attributes:
-        key: where it is in the config.
-        name: its class.
-        line: what does the same in the model.
-    """
+class Normalised(NamedTuple):
+    """A transform that normalises images in a data pipeline: config key, class, and the line to write in the model."""
 
     key: str
     name: str
@@ -233,49 +222,29 @@ class Normalised:
 
 
 def normalised(config: Mapping[str, Any], loaders: Sequence[str] = LOADERS) -> list[Normalised]:
-    """The transforms in a config's data sets that normalise images, mmcv's and Albumentations'.
-
-    Args:
-        config: a whole config.
-        loaders: keys in it.
-    """
+    """The transforms that normalise images, mmcv's and Albumentations', in the data sets of a config's ``loaders``."""
     found = []
     for loader in loaders:
         dataset = (config.get(loader) or {}).get('dataset')
-        divisors = [node['size_divisor'] for _, node in _nodes(dataset, '') if node.get('size_divisor')]
+        nodes = dict(typed(dataset, f'{loader}.dataset'))
+        divisor = next((node['size_divisor'] for node in nodes.values() if node.get('size_divisor')), 32)
         others: list[str] = []
-        for key, node in _nodes(dataset, f'{loader}.dataset'):
-            kind = None if key.startswith(tuple(others)) else _transform(node['type'])
+        for key, node in nodes.items():
+            kind = node['type']
+            if key.startswith(tuple(others)):
+                if type_name(kind) == 'Normalize':
+                    line = preprocessor_line(divisor, **_albu(node))
+                    found.append(Normalised(key, "Albumentations' Normalize", line))
+                continue
+            if isinstance(kind, str):
+                with suppress(Exception):  # a scope or module that is not there; building the data set says so
+                    kind = TRANSFORMS.get(kind)
             if isinstance(kind, type) and issubclass(kind, Normalize):
                 numbers = dict(mean=node.get('mean'), std=node.get('std'), bgr_to_rgb=node.get('to_rgb', True))
-                found.append(Normalised(key, kind.__name__, _line(numbers, divisors)))
+                found.append(Normalised(key, kind.__name__, preprocessor_line(divisor, **numbers)))
             elif isinstance(kind, type) and issubclass(kind, Albu):
                 others.append(f'{key}.transforms')  # names in there are not mmcv's
-                for inner, transform in _nodes(node.get('transforms'), f'{key}.transforms'):
-                    if type_name(transform['type']) == 'Normalize':
-                        found.append(Normalised(inner, "Albumentations' Normalize", _line(_albu(transform), divisors)))
     return found
-
-
-def _nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every dict with a ``type`` in nested dicts and lists, outer ones first, with its key."""
-    if isinstance(node, Mapping):
-        if 'type' in node:
-            yield key, node
-        for name, value in node.items():
-            yield from _nodes(value, f'{key}.{name}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _nodes(value, f'{key}[{i}]')
-
-
-def _transform(kind: Any) -> Any:
-    if not isinstance(kind, str):
-        return kind
-    try:
-        return TRANSFORMS.get(kind)
-    except Exception:  # a scope or module that is not there; building the data set says so
-        return None
 
 
 def _albu(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -287,8 +256,3 @@ def _albu(node: Mapping[str, Any]) -> dict[str, Any]:
     except TypeError:
         mean = std = None
     return dict(mean=mean, std=std, bgr_to_rgb=False)
-
-
-def _line(numbers: Mapping[str, Any], divisors: Sequence[Any]) -> str:
-    values = {name: list(x) if isinstance(x, (list, tuple)) else x for name, x in numbers.items() if x is not None}
-    return _LINE.format(''.join(f'{name}={x}, ' for name, x in values.items()), divisors[0] if divisors else 32)

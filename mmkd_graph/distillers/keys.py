@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope, Registry
 
 _SCOPE = '_scope_'
@@ -30,15 +31,10 @@ def near(name: Any, accepted: Iterable[str]) -> str:
 
 @contextmanager
 def under(key: str, options: Collection[str]) -> Iterator[None]:
-    """Put ``key`` before the messages of errors that are raised inside; also a decorator.
+    """Put a config ``key`` before the messages of errors that are raised inside; also a decorator.
 
-    One that begins with an option goes on with it (``window: got 0`` becomes ``model.losses.crg.window: got 0``),
-    another is separated (``model.losses.crg: …``). One that begins with the key is left alone, and so
-    are errors of the system.
-
-    Args:
-        key: config key of what is built or done inside.
-        options: names that may follow it.
+    One that begins with one of ``options`` goes on with it (``window: got 0`` becomes ``model.losses.crg.window: got
+    0``), another is separated (``model.losses.crg: …``). One that begins with the key is left alone.
     """
     try:
         yield
@@ -46,18 +42,13 @@ def under(key: str, options: Collection[str]) -> Iterator[None]:
         message = error.args[0] if error.args else ''
         if not isinstance(message, str) or getattr(error, 'errno', None) is not None:
             message = str(error)
-        message = _joined(key, options, message)
+        option = re.match(r'(\w+)(?=[=:.\[]| is | has )', message)
+        if not re.match(rf'{re.escape(key)}\b', message):
+            message = f'{key}.{message}' if option and option[1] in options else f'{key}: {message}'
         if isinstance(error, KeyError) or getattr(error, 'errno', None) is not None:
             raise ValueError(message) from error  # they would print it in quotation marks, or not at all
         error.args = (message,)
         raise
-
-
-def _joined(key: str, options: Collection[str], message: str) -> str:
-    if re.match(rf'{re.escape(key)}\b', message):
-        return message
-    option = re.match(r'(\w+)(?=[=:.\[]| is | has )', message)
-    return f'{key}.{message}' if option and option[1] in options else f'{key}: {message}'
 
 
 def split_key(message: str, default: str) -> tuple[str, str]:
@@ -71,6 +62,23 @@ def split_key(message: str, default: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (default, message)
 
 
+def typed(node: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every dict with a ``type`` in nested dicts and lists, outer ones first, with its key below ``key``.
+
+    Example:
+        >>> list(typed(dict(pipeline=[dict(type='Resize')]), 'dataset'))
+        [('dataset.pipeline[0]', {'type': 'Resize'})]
+    """
+    if isinstance(node, Mapping):
+        if 'type' in node:
+            yield key, node
+        for name, value in node.items():
+            yield from typed(value, f'{key}.{name}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from typed(value, f'{key}[{i}]')
+
+
 def options_of(kind: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
     """The named options of a class or function, and whether it takes any others as well."""
     parameters = inspect.signature(kind).parameters
@@ -81,39 +89,63 @@ def options_of(kind: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
     )
 
 
-def check_options(kind: Callable, given: Mapping[str, Any], key: str) -> None:
-    """Raise ``ValueError`` for an option that ``kind`` does not have, and for one that it needs and was not given.
+def build(registry: Registry, kind: Callable, config: Mapping[str, Any], key: str) -> Any:
+    """Build ``kind`` with the options in ``config``; errors begin with the config ``key``.
 
-    Args:
-        kind: the class or function that a config dict asks for.
-        given: the config dict.
-        key: its config key.
+    Raises:
+        ValueError: for an option that ``kind`` does not have, and for one that it needs and was not given.
     """
     options, open_ended = options_of(kind)
-    if not open_ended:
-        for name in given:
-            if name not in options and name not in ('type', _SCOPE):
-                raise ValueError(
-                    f'{key}.{name} is unknown{near(name, options)}; {kind.__name__} takes: '
-                    f'{", ".join(options) or "no options"}'
-                )
+    for name in config if not open_ended else ():
+        if name not in options and name not in ('type', _SCOPE):
+            accepted = ', '.join(options) or 'no options'
+            raise ValueError(f'{key}.{name} is unknown{near(name, options)}; {kind.__name__} takes: {accepted}')
     for name, option in options.items():
-        if option.default is inspect.Parameter.empty and name not in given:
+        if option.default is inspect.Parameter.empty and name not in config:
             raise ValueError(f'{key}.{name} is missing: {kind.__name__} needs it')
+    with under(key, options):
+        return registry.build(dict(config, type=kind))
+
+
+def check_model(needed: Mapping[str, Any], others: Mapping[str, Any], options: Collection[str]) -> None:
+    """Raise ``ValueError`` if a distiller lacks one of ``needed``, or for ``others`` given beside its ``options``."""
+    student = needed['student'] if isinstance(needed['student'], Mapping) else {}
+    others = {key: value for key, value in others.items() if value is not None}
+    detectors = [key for key in others if key == 'backbone' or key in student]
+    if 'backbone' in detectors or len(detectors) > 1:
+        raise ValueError(
+            f"model needs _delete_=True: the detector's own keys ({', '.join(sorted(detectors))}) were inherited into "
+            "it; write model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}}, …)"
+        )
+    beside = others.pop('data_preprocessor', None)  # from beside the config's model, by mmengine's runner
+    if beside and student.get('data_preprocessor', beside) != beside:
+        print_log(
+            "data_preprocessor, beside the config's model, is another one than model.student.data_preprocessor: the "
+            "student's counts",
+            logger='current',
+            level=30,
+        )
+    for key in others:
+        if key == 'init_cfg':
+            raise ValueError(f'model.{key} has no meaning on a GraphDistiller; set model.student.{key}')
+        hint = f'; if it is meant for the detector, set model.student.{key}' if key in detectors else ''
+        raise ValueError(f'model.{key} is unknown{near(key, options)}; accepted: {", ".join(options)}{hint}')
+    examples = dict(
+        student='the model dict of an mmdet detector, in a config file student={{_base_.model}}',
+        teacher="dict(config='…', checkpoint='…')",
+        losses="dict(crg=dict(type='mmkd_graph.CRGLoss'))",
+    )
+    for key, value in needed.items():
+        if value is None:
+            raise ValueError(f'{key} is missing; accepted: {examples[key]}')
 
 
 def find_class(registry: Registry, kind: Any, key: str, accepted: Iterable[str], more: str = '') -> Any:
-    """What ``type`` asks for: of this registry, of the current scope's, or of mmdet's.
-
-    Args:
-        registry: where to look first.
-        kind: a name, with or without scope, or the class itself.
-        key: config key of the dict whose type it is.
-        accepted: names for the message.
-        more: what else is accepted, for the message.
+    """What a ``type`` asks for, a name or the class itself: of this registry, of the current scope's, or of mmdet's.
 
     Raises:
-        ValueError: if nothing is registered under that name; names the near one.
+        ValueError: if nothing is registered under that name; names the config ``key``, the near one of the ``accepted``
+            names, and what ``more`` is accepted.
     """
     if not isinstance(kind, str):
         return kind

@@ -17,7 +17,7 @@ from mmkd_graph.registry import MODELS
 
 from .gradient_norms import gradient_norm, task_loss
 from .gradient_ratio import GradientRatio, LossWeight
-from .keys import check_options, find_class, options_of, under
+from .keys import build, find_class, options_of, under
 from .pyramids import PyramidPair, Pyramids
 from .rng import preserved_rng
 
@@ -68,11 +68,7 @@ class Objective(BaseModule):
         return [name for name in self.active if self.weights[name].measuring] if learning else []
 
     def forward(self, pair: PyramidPair, task: Mapping[str, Any]) -> dict[str, Any]:
-        """The terms of the losses that are active.
-
-        Args:
-            pair: the pyramids of a batch.
-            task: the student's own losses of it.
+        """The terms of the active losses, of a batch whose own losses of the student are ``task``.
 
         Returns:
             Weighted terms ``loss_kd.<name>.<term>``; under ``kd`` a dict of what is logged alone, ``<name>.<term>``.
@@ -167,17 +163,15 @@ def _build_loss(config: dict[str, Any], key: str) -> PyramidLoss:
             f'{key}.type={getattr(kind, "__name__", kind)!r} is no distillation loss, as it is not derived from '
             f'mmkd_graph.losses.PyramidLoss; accepted: {", ".join(sorted(known))}{own}'
         )
-    check_options(kind, config, key)
-    forgotten = f'{key}: {kind.__name__} does not call super().__init__() first in its own __init__'
-    with under(key, options_of(kind)[0]):
-        try:
-            module = MODELS.build(dict(config, type=kind))
-        except AttributeError as error:  # torch's own, of a module that is assigned before
-            if '__init__() call' not in str(error):
-                raise
-            raise ValueError(forgotten) from error
-        if '_parameters' not in vars(module) or not hasattr(module, 'init_cfg'):
-            raise ValueError(forgotten)
+    forgotten = ValueError(f'{key}: {kind.__name__} does not call super().__init__() first in its own __init__')
+    try:
+        module = build(MODELS, kind, config, key)
+    except AttributeError as error:  # torch's own, of a module that is assigned before
+        if '__init__() call' not in str(error):
+            raise
+        raise forgotten from error
+    if '_parameters' not in vars(module) or not hasattr(module, 'init_cfg'):
+        raise forgotten
     return module
 
 
@@ -190,9 +184,7 @@ def _build_weight(name: str, weight: Any) -> LossWeight:
     if isinstance(weight, Mapping) and 'type' in weight:
         kind = find_class(MODELS, weight['type'], key, ['GradientRatio'])
         if kind is GradientRatio:
-            check_options(kind, weight, key)
-            with under(key, options_of(kind)[0]):
-                built = MODELS.build(dict(weight, type=kind))
+            built = build(MODELS, kind, weight, key)
             built.bind(name)
             return built
     elif isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf:

@@ -15,6 +15,9 @@ from torch import nn
 
 from mmkd_graph.registry import type_name
 
+from .inputs import preprocessor_line
+from .keys import typed
+
 _LONGEST = 2_000_000
 """Characters of a config; the longest of mmdet's, with 13 thousand class names, has a tenth of that."""
 _INSIDE = ('architecture', 'detector', 'student', 'model')
@@ -22,22 +25,15 @@ _INSIDE = ('architecture', 'detector', 'student', 'model')
 _BODY = ('backbone', 'neck')
 """What makes the features. Heads only predict."""
 _UNSEEN = {
+    'type',  # compared by itself
     # says where weights come from, and how they are trained
     *('init_cfg', 'pretrained', 'checkpoint', 'convert_weights', 'train_cfg', 'test_cfg', 'frozen_stages', 'norm_eval'),
-    *(
-        'inplace',
-        'requires_grad',
-        'with_cp',
-        'use_checkpoint',
-        'act_checkpoint',
-        'momentum',
-        'zero_init_residual',
-        'class_weight',
-    ),
-    *('assigner', 'sampler', 'num_classes', 'freeze', 'zero_init_offset', 'data_preprocessor'),
+    *('inplace', 'requires_grad', 'with_cp', 'use_checkpoint', 'act_checkpoint', 'momentum', 'zero_init_residual'),
+    *('class_weight', 'assigner', 'sampler', 'num_classes', 'freeze', 'zero_init_offset', 'data_preprocessor'),
     # random in the training alone
     *('drop_path_rate', 'drop_rate', 'attn_drop_rate', 'dropout', 'attn_drop', 'proj_drop', 'ffn_drop', 'layer_drop'),
 }
+_STATISTICS = ('mean', 'std', 'bgr_to_rgb')
 _ALIKE = dict.fromkeys(('BN2d', 'SyncBN', 'MMSyncBN', 'NaiveSyncBN', 'BatchNorm2d', 'SyncBatchNorm'), 'BN')
 """Normalisations that are the same in eval mode."""
 
@@ -54,13 +50,9 @@ _UNKNOWN = _Unknown()
 
 @dataclass(frozen=True)
 class Difference:
-    """One key with two values.
+    """One key below ``model``, with its values in the checkpoint's config and in the given one.
 
-    Attributes:
-        key: below ``model``.
-        trained: its value in the checkpoint's config.
-        given: its value in the given one.
-        matters: whether features differ by it; otherwise the padding or the heads.
+    Features differ by what ``matters``; by the rest the padding or the heads do.
     """
 
     key: str
@@ -88,8 +80,7 @@ def trained_config(meta: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     for name in ('cfg', 'config'):
         content = meta.get(name)
-        if isinstance(content, str):
-            content = _parsed(content)
+        content = _parsed(content) if isinstance(content, str) else content
         if isinstance(content, Mapping) and isinstance(content.get('model'), Mapping):
             return dict(content)
     return None
@@ -109,8 +100,6 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 
 def _value(node: ast.AST) -> Any:
-    if isinstance(node, ast.Constant):
-        return node.value
     if isinstance(node, (ast.List, ast.Set)):
         return [_value(x) for x in node.elts]
     if isinstance(node, ast.Tuple):
@@ -121,15 +110,14 @@ def _value(node: ast.AST) -> Any:
         inner = [_value(x) for x in node.args]
         if all(isinstance(x, dict) for x in inner) and all(x.arg for x in node.keywords) and len(inner) < 2:
             return {**(inner[0] if inner else {}), **{x.arg: _value(x.value) for x in node.keywords}}
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        value = _value(node.operand)
-        if isinstance(value, (int, float)):
-            return -value if isinstance(node.op, ast.USub) else value
     if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
         return float(node.id)
     if isinstance(node, (ast.Name, ast.Attribute)):  # a class, as in mmdet's pure Python configs
         return ast.unparse(node)
-    return _UNKNOWN
+    try:
+        return ast.literal_eval(node)
+    except (TypeError, ValueError):  # it does something
+        return _UNKNOWN
 
 
 def trained_line(trained: Mapping[str, Any] | None) -> str | None:
@@ -137,8 +125,7 @@ def trained_line(trained: Mapping[str, Any] | None) -> str | None:
     found = _preprocessing(trained) if trained else None
     if not found:
         return None
-    values = ''.join(f'{name}={found[name]}, ' for name in ('mean', 'std', 'bgr_to_rgb') if found[name] is not None)
-    return f"data_preprocessor=dict(type='DetDataPreprocessor', {values}pad_size_divisor={found['pad_size_divisor']})"
+    return preprocessor_line(found['pad_size_divisor'], **{name: found[name] for name in _STATISTICS})
 
 
 # ---------------------------------------------------------------- comparing
@@ -168,14 +155,14 @@ def differences(
     keys = [*_BODY, *sorted({*model, *given} - {*_BODY})]
     found = []
     for key in keys if not old else _BODY:
-        if key != 'type' and not _unseen(key) and (key in _BODY or (key in model and key in given)):
+        if key in _BODY or (key in model and key in given):
             pairs = _compare(key, model.get(key), given.get(key))
             found += [Difference(*pair, matters=key in _BODY) for pair in pairs]
     before = _preprocessing({**trained, 'model': model})
     after = _preprocessing(dict(model=given))
     if before and after:
         found += [
-            Difference(f'data_preprocessor.{name}', before[name], after[name], name in ('mean', 'std', 'bgr_to_rgb'))
+            Difference(f'data_preprocessor.{name}', before[name], after[name], matters=name in _STATISTICS)
             for name in before
             if not _same(before[name], after[name])
         ]
@@ -188,12 +175,9 @@ def _detector(trained: Mapping[str, Any], prefix: str) -> Mapping[str, Any] | No
     for _ in range(4):
         if 'backbone' in model:
             return model
-        inside = (*prefix.rstrip('.').split('.'), *_INSIDE)
-        if type_name(model.get('type')) == 'GraphDistiller':
-            inside = ('student',)
-        model = next((model[key] for key in inside if isinstance(model.get(key), Mapping)), None)
-        if model is None:
-            return None
+        ours = type_name(model.get('type')) == 'GraphDistiller'
+        inside = ('student',) if ours else (*prefix.rstrip('.').split('.'), *_INSIDE)
+        model = next((model[key] for key in inside if isinstance(model.get(key), Mapping)), {})
     return None
 
 
@@ -202,9 +186,8 @@ def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any] | None:
     model = config['model']
     found = model.get('data_preprocessor') or config.get('data_preprocessor')
     found = dict(found) if isinstance(found, Mapping) else {}
-    nodes = list(_nodes(config.get('train_dataloader'))) + list(_nodes(config.get('data')))
     if found.get('mean') is None:
-        for node in nodes:
+        for _, node in typed([config.get('train_dataloader'), config.get('data')]):
             if type_name(node['type']) == 'Normalize':
                 found.update(mean=node.get('mean'), std=node.get('std'), bgr_to_rgb=node.get('to_rgb', True))
             if 'pad_size_divisor' not in found and type_name(node['type']) == 'Pad' and node.get('size_divisor'):
@@ -227,37 +210,22 @@ def _statistic(values: Any) -> Any:
     return list(values[:1]) if all(x == values[0] for x in values) else list(values)
 
 
-def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(node, Mapping):
-        if 'type' in node:
-            yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _nodes(value)
-
-
-def _unseen(key: str) -> bool:
-    return key in _UNSEEN or key.startswith('loss')
-
-
 def _compare(key: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
     """Keys, below and with ``key``, of two values that are not the same."""
+    name = key.rpartition('.')[2]
+    if name in _UNSEEN or name.startswith('loss'):
+        return
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if 'type' in a and 'type' in b and not _same_kind(a['type'], b['type']):
             yield f'{key}.type', a['type'], b['type']
             return
         a, b = map(_current, (a, b))
-        for name in sorted({*a, *b} - {'type'}, key=str):
-            if not _unseen(str(name)):
-                values = (x[name] if name in x else _default(x, name) for x in (a, b))
-                yield from _compare(f'{key}.{name}', *values)
-    elif isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        if any(isinstance(x, Mapping) for x in (*a, *b)):
-            for i, pair in enumerate(zip(a, b, strict=True)):
-                yield from _compare(f'{key}[{i}]', *pair)
-        elif not _same(a, b):
-            yield key, a, b
+        for name in sorted({*a, *b}, key=str):
+            values = (x[name] if name in x else _default(x, name) for x in (a, b))
+            yield from _compare(f'{key}.{name}', *values)
+    elif _are_lists(a, b) and len(a) == len(b) and any(isinstance(x, Mapping) for x in (*a, *b)):
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            yield from _compare(f'{key}[{i}]', *pair)
     elif not _same(a, b):
         yield key, a, b
 
@@ -273,11 +241,15 @@ def _current(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _same(a: Any, b: Any) -> bool:
     if a is _UNKNOWN or b is _UNKNOWN or (_nothing(a) and _nothing(b)):
         return True
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+    if _are_lists(a, b):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return math.isclose(a, b, rel_tol=1e-6)
     return a == b or {repr(a), repr(b)} == {'True', "'on_input'"}  # of FPN's add_extra_convs
+
+
+def _are_lists(*values: Any) -> bool:
+    return all(isinstance(value, (list, tuple)) for value in values)
 
 
 def _nothing(value: Any) -> bool:
@@ -329,15 +301,11 @@ def _short(value: Any, most: int = 80) -> str:
 def image_scales(config: Mapping[str, Any] | None) -> tuple[float, float] | None:
     """The shortest and the longest of the short sides, in pixels, that a training's pipeline resizes images to.
 
-    Args:
-        config: a whole config, of mmdet 2 or 3.
-
-    Returns:
-        None if nothing says it.
+    None if the config, a whole one of mmdet 2 or 3, does not say it.
     """
     sides: list[float] = []
     config = config or {}
-    for node in [*_nodes(config.get('train_dataloader')), *_nodes((config.get('data') or {}).get('train'))]:
+    for _, node in typed([config.get('train_dataloader'), (config.get('data') or {}).get('train')]):
         if 'Resize' not in type_name(node['type']):
             continue
         scales = node.get('scale', node.get('scales', node.get('img_scale')))

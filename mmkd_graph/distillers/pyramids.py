@@ -85,6 +85,11 @@ class Pyramids:
         self.student_channels = tuple(channels[i] for i, _ in self._pairs)
         self.teacher_channels = tuple(teacher.channels[j] for _, j in self._pairs)
 
+    def __str__(self) -> str:
+        ours = f'{type(self.student).__name__}.{self.tap}'
+        theirs = f'{type(self.teacher.model).__name__}.{self.teacher.tap}'
+        return f'{ours} <- {theirs}; strides paired {self.strides}, skipped {self.skipped}'
+
     def teacher_inputs(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
         """What the teacher is given for a batch (N, C, H, W) that is normalised for the student."""
         shapes = [tuple(sample.metainfo.get('img_shape', inputs.shape[-2:]))[:2] for sample in data_samples]
@@ -93,33 +98,26 @@ class Pyramids:
     def run(self, forward: Callable[..., Any], inputs: Tensor, data_samples: list) -> tuple[Any, PyramidPair]:
         """Run the teacher, and the student by ``forward(inputs, data_samples)``, on one preprocessed batch.
 
-        Args:
-            forward: a method of the student that passes the tap.
-            inputs: (N, C, H, W), normalised for the student.
-            data_samples: the batch's ``DetDataSample`` list.
-
-        Returns:
-            What ``forward`` gives, and the pyramids.
+        ``forward`` is a method of the student that passes the tap, ``inputs`` (N, C, H, W) are normalised for the
+        student. Returns what ``forward`` gives, and the pyramids.
         """
         levels = self.teacher(self.teacher_inputs(inputs, data_samples))
         with recorded(self.student.get_submodule(self.tap)) as outputs:
             result = forward(inputs, data_samples)
         own = as_pyramid(outputs[-1], 'taps.student')
         tapped = tuple(own[i] for i, _ in self._pairs)
-        pairs = [_common_cells(s, levels[j]) for s, (_, j) in zip(tapped, self._pairs, strict=True)]
-        student, teacher = zip(*pairs, strict=True)
+        student, teacher = [], []
+        for (_, j), ours in zip(self._pairs, tapped, strict=True):
+            # Other padding adds cells at the bottom and right alone.
+            h, w = (min(a, b) for a, b in zip(ours.shape[-2:], levels[j].shape[-2:], strict=True))
+            student.append(ours[..., :h, :w])
+            teacher.append(levels[j][..., :h, :w])
         # Some backbones give several maps per image in training, one for each of their branches (TridentNet).
         branches = max(len(student[0]) // len(teacher[0]), 1)
         if branches > 1:
-            teacher = tuple(t.repeat(branches, 1, 1, 1) for t in teacher)
+            teacher = [level.repeat(branches, 1, 1, 1) for level in teacher]
         context = DistillContext(list(data_samples) * branches, self.strides, tuple(inputs.shape[-2:]))
-        return result, PyramidPair(tapped, student, teacher, context, self.tap)
-
-
-def _common_cells(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Crop the cells that only one side has: other padding adds cells at the bottom and right alone."""
-    h, w = (min(a, b) for a, b in zip(student.shape[-2:], teacher.shape[-2:], strict=True))
-    return student[..., :h, :w], teacher[..., :h, :w]
+        return result, PyramidPair(tapped, tuple(student), tuple(teacher), context, self.tap)
 
 
 def _read_taps(taps: Any) -> tuple[str | None, str | None]:
@@ -139,10 +137,7 @@ def _read_taps(taps: Any) -> tuple[str | None, str | None]:
 def pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequence[int] | None) -> list[tuple[int, int]]:
     """Indices (student, teacher) of levels of equal stride, finest first; equal strides pair in order.
 
-    Args:
-        student: strides, in input pixels per cell.
-        teacher: strides.
-        wanted: the only ones to pair; ``None``: all.
+    Strides are in input pixels per cell; only those that are ``wanted`` pair, all with ``None``.
 
     Raises:
         ValueError: if there is no common stride, or a wanted one is not shared.
@@ -151,9 +146,8 @@ def pair_levels(student: Sequence[int], teacher: Sequence[int], wanted: Sequence
         >>> pair_levels((4, 8, 16), (8, 16, 32), None)
         [(1, 0), (2, 1)]
     """
-    if wanted is not None and not (
-        isinstance(wanted, Sequence) and wanted and all(isinstance(stride, int) for stride in wanted)
-    ):
+    listed = isinstance(wanted, Sequence) and wanted and all(isinstance(stride, int) for stride in wanted)
+    if wanted is not None and not listed:
         raise ValueError(f'strides={wanted!r}; accepted: None, or a list of at least one integer')
     pairs, used = [], set()
     for i, stride in sorted(enumerate(student), key=lambda level: level[1]):  # YOLOv3 gives the coarsest one first

@@ -17,8 +17,6 @@ PROBE_SIZES = (256, 512)
 
 The larger one is for detectors whose coarsest convolutions do not fit into the smaller (SSD).
 """
-
-
 CHANNELS = 3
 """Channels of an image, for detectors that do not ask for another number."""
 
@@ -43,15 +41,10 @@ def default_tap(detector: nn.Module) -> str:
 
 
 def find_tap(detector: nn.Module, path: str, key: str) -> nn.Module:
-    """The submodule at ``path``.
-
-    Args:
-        detector: the model to tap.
-        path: dotted module path, such as ``'neck'`` or ``'backbone.layer4'``.
-        key: config key, for the error message.
+    """The submodule at a dotted ``path``, such as ``'backbone.layer4'``.
 
     Raises:
-        ValueError: if there is no such module; names close ones.
+        ValueError: if there is no such module; names the config ``key`` and close ones.
     """
     modules = dict(detector.named_modules())
     if path and path in modules:
@@ -65,27 +58,22 @@ def find_tap(detector: nn.Module, path: str, key: str) -> nn.Module:
 
 
 def as_pyramid(output: Any, key: str) -> tuple[Tensor, ...]:
-    """A tapped output as a tuple of feature maps.
-
-    Args:
-        output: one map, a sequence of maps or a mapping to maps, each (N, C, H, W).
-        key: config key, for the error message.
+    """A tapped output, one feature map (N, C, H, W), a sequence of them or a mapping to them, as a tuple of maps.
 
     Raises:
-        ValueError: if the output is anything else, such as (N, L, C) tokens.
+        ValueError: if it is anything else, such as (N, L, C) tokens; names the config ``key``.
     """
     if isinstance(output, Tensor):
         output = (output,)
     elif isinstance(output, Mapping):
         output = tuple(output.values())
-    if not isinstance(output, Sequence) or not output or any(not isinstance(x, Tensor) or x.ndim != 4 for x in output):
-        found = (
-            [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in output]
-            if isinstance(output, Sequence)
-            else type(output).__name__
-        )
-        raise ValueError(f'{key}: the tapped module gives {found}; accepted: feature maps of shape (N, C, H, W)')
-    return tuple(output)
+    if not isinstance(output, Sequence):
+        found: Any = type(output).__name__
+    elif output and all(isinstance(x, Tensor) and x.ndim == 4 for x in output):
+        return tuple(output)
+    else:
+        found = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in output]
+    raise ValueError(f'{key}: the tapped module gives {found}; accepted: feature maps of shape (N, C, H, W)')
 
 
 @contextmanager
@@ -103,21 +91,14 @@ def recorded(module: nn.Module) -> Iterator[list[Any]]:
 
 
 def probe(detector: nn.Module, path: str, key: str) -> Probed:
-    """Strides and channels of the tapped pyramid, and channels of the images, read off one small forward pass.
+    """Strides and channels of the pyramid tapped at ``path``, and channels of the images, read off one forward pass.
 
-    Reading them off a pass instead of config fields needs no knowledge of any detector family. The pass runs
-    in eval mode without gradient and leaves weights, statistics and random states untouched.
-
-    Args:
-        detector: a detector with ``extract_feat``.
-        path: dotted path of the tapped module.
-        key: config key, for error messages.
-
-    Returns:
-        See :class:`Probed`.
+    That needs no knowledge of any detector family. The pass runs in eval mode without gradient and leaves weights,
+    statistics and random states untouched.
 
     Raises:
-        ValueError: if the path is unknown, the detector has no ``extract_feat``, it fails, or the module gives no maps.
+        ValueError: if the path is unknown, the detector has no ``extract_feat``, it fails, or the module gives no maps;
+            names the config ``key``.
     """
     if not hasattr(detector, 'extract_feat'):
         raise ValueError(
@@ -142,12 +123,12 @@ def probe(detector: nn.Module, path: str, key: str) -> Probed:
         raise ValueError(
             f'{key}={path!r}: {[len(x) for x in pyramid]} maps per image and level in eval mode; accepted: one'
         )
-    channels, side = image
-    return Probed(tuple(round(side / x.shape[-1]) for x in pyramid), tuple(x.shape[1] for x in pyramid), channels)
+    strides = tuple(round(image.shape[-1] / x.shape[-1]) for x in pyramid)
+    return Probed(strides, tuple(x.shape[1] for x in pyramid), image.shape[1])
 
 
-def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[Any], tuple[int, int]]:
-    """What ``module`` gives for the first probe image that the detector takes, and that image's channels and side.
+def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[Any], Tensor]:
+    """What ``module`` gives for the first probe image that the detector takes, and that image.
 
     Detectors are built on the CPU; those with operators that only a GPU has (CARAFE) are taken there for the pass.
     """
@@ -159,10 +140,11 @@ def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[
             attempts = [(CHANNELS, side) for side in PROBE_SIZES]
             while attempts:
                 channels, side = attempts.pop(0)
+                image = torch.zeros(1, channels, side, side, device=device)
                 try:
                     with _asked_channels(detector) as asked, recorded(module) as outputs:
-                        detector.extract_feat(torch.zeros(1, channels, side, side, device=device))
-                    return outputs, (channels, side)
+                        detector.extract_feat(image)
+                    return outputs, image
                 except Exception as error:  # any backbone may fail in any way
                     if asked and channels == CHANNELS:
                         attempts = [(asked[0], side) for side in PROBE_SIZES]
@@ -202,5 +184,4 @@ def _asked_channels(detector: nn.Module) -> Iterator[list[int]]:
 
 
 def _devices(home: torch.device) -> list[torch.device]:
-    """Where a detector may run."""
     return [home, torch.device('cuda')] if home.type == 'cpu' and torch.cuda.is_available() else [home]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os.path as osp
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,27 +12,24 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import print_log
+from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from mmkd_graph.registry import type_name
 
-from .inputs import IMAGENET, has_preprocessor, normalised
+from .inputs import IMAGENET, normalised
+from .keys import near
 from .provenance import Difference, differences, trained_config, trained_line
 from .rng import preserved_rng
-from .taps import as_pyramid, default_tap, find_tap, probe, recorded
+from .taps import as_pyramid, default_tap, probe, recorded
 from .weights import Loaded, load_weights
 
 
 def read_config(config: str, key: str) -> Config:
-    """The whole config at a path.
-
-    Args:
-        config: a local path, or ``'mmdet::family/name.py'``.
-        key: config key, for error messages.
+    """The whole config at a local path or ``'mmdet::family/name.py'``.
 
     Raises:
-        FileNotFoundError: if the path does not exist.
-        ValueError: if it cannot be read or holds no model.
+        FileNotFoundError, ValueError: if it does not exist, cannot be read or holds no model; names the config ``key``.
     """
     try:
         whole = get_config(config) if '::' in config else Config.fromfile(config)
@@ -50,17 +46,12 @@ def read_config(config: str, key: str) -> Config:
 
 
 def resolve_model_config(config: Any, key: str) -> ConfigDict:
-    """The model dict that a config value stands for.
+    """The model dict that a path (see :func:`read_config`), a whole config or a model dict stands for.
 
-    Args:
-        config: a path (local, or ``'mmdet::family/name.py'``), a whole config (its ``model`` is used) or a model
-            dict. A distiller's config stands for its student, so a distilled student can be a teacher.
-        key: config key, for error messages.
+    A distiller's config stands for its student, so a distilled student can be a teacher.
 
     Raises:
-        FileNotFoundError: if a path does not exist.
-        ValueError: if there is no model in it.
-        TypeError: if it is none of the accepted kinds.
+        FileNotFoundError, TypeError, ValueError: naming the config ``key`` and what is accepted.
     """
     if isinstance(config, str):
         model = model_of(read_config(config, key))
@@ -73,27 +64,28 @@ def resolve_model_config(config: Any, key: str) -> ConfigDict:
     if 'type' not in model:
         raise ValueError(f'{key} has neither `type` nor `model`; its keys are {sorted(model)}')
     if type_name(model['type']) == 'GraphDistiller':
-        student, beside = model['student'], model.get('data_preprocessor')
-        if beside is not None and isinstance(student, Mapping):
-            student = {'data_preprocessor': beside, **student}
+        student = with_preprocessor(model['student'], model.get('data_preprocessor'))
         return resolve_model_config(student, f'{key}.student')
     return ConfigDict(model)
 
 
 def model_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The model of a whole config, with the ``data_preprocessor`` beside it that mmengine's runner would give it."""
-    model, beside = config['model'], config.get('data_preprocessor')
-    if beside and 'data_preprocessor' not in model:
-        return {**model, 'data_preprocessor': beside}
-    return model
+    """The model of a whole config, with the ``data_preprocessor`` beside it."""
+    return with_preprocessor(config['model'], config.get('data_preprocessor'))
+
+
+def with_preprocessor(model: Any, beside: Mapping[str, Any] | None) -> Any:
+    """A model dict with the ``data_preprocessor`` beside it; as in mmengine's runner, the model's own comes first."""
+    if not beside or not isinstance(model, Mapping) or 'data_preprocessor' in model:
+        return model
+    return {**model, 'data_preprocessor': beside}
 
 
 def build_detector(config: Any, key: str) -> nn.Module:
     """The detector that a config value stands for, see :func:`resolve_model_config`.
 
     Raises:
-        FileNotFoundError, TypeError: as :func:`resolve_model_config`.
-        ValueError: as there, or if mmdet cannot build the model; the message names ``key`` and mmdet's reason.
+        FileNotFoundError, TypeError, ValueError: as there; ValueError, with mmdet's reason, if it cannot be built.
     """
     model = resolve_model_config(config, key)
     try:
@@ -136,83 +128,60 @@ class FrozenTeacher:
     def __init__(self, config: Any, checkpoint: str | None = None, tap: str | None = None, strict: bool = True) -> None:
         if isinstance(config, str):
             config = read_config(config, 'teacher.config')
-        self.loaded: Loaded | None = None
         self.strict = strict
-        self.differences: list[Difference] | None = None
         self._borrowed = False
         given = copy.deepcopy(resolve_model_config(config, 'teacher.config'))  # constructors change what they get
         with preserved_rng():
             self.model: nn.Module = build_detector(config, 'teacher.config')
         self.config: Mapping[str, Any] = config if 'type' not in config else {}
         self.dataset = (self.config.get('train_dataloader') or {}).get('dataset')
-        self._check_pipelines()
-        if checkpoint:
-            self.loaded = load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
-        elif strict:
-            raise ValueError(
-                'teacher.checkpoint is missing: an untrained teacher teaches noise. Accepted: a path or URL of '
-                f'weights for {type(self.model).__name__}; to go on without weights set teacher.strict=False'
-            )
-        else:
-            print_log('teacher.checkpoint is missing: the teacher is UNTRAINED', logger='current', level=30)
-        self.trained = trained_config(self.loaded.meta) if self.loaded else None
-        self.model.eval().requires_grad_(False)
-        self.tap = tap or default_tap(self.model)
-        self.strides, self.channels, self.image_channels = probe(self.model, self.tap, 'taps.teacher')
-        self._tapped = find_tap(self.model, self.tap, 'taps.teacher')
-        self._check_preprocessor()
-        if self.loaded:
-            self._compare(given)
-
-    def _check_pipelines(self) -> None:
-        """Raise if its own data pipeline normalises images, which the student's does not do for it."""
-        if found := normalised(self.config):
+        if found := normalised(self.config):  # which the student's pipeline does not do for it
             first = found[0]
             raise ValueError(
                 f'teacher.config normalises images in its data pipeline ({first.name} in {first.key}), and the '
                 "teacher here gets what the student's preprocessor makes; accepted: mean and std in its model. Take "
                 f'{first.name} out, and write into the model of teacher.config: {first.line}'
             )
-
-    def _check_preprocessor(self) -> None:
-        """Raise if its config does not say how its images are normalised."""
-        if not has_preprocessor(self.model):
+        if not checkpoint and strict:
+            raise ValueError(
+                'teacher.checkpoint is missing: an untrained teacher teaches noise. Accepted: a path or URL of '
+                f'weights for {type(self.model).__name__}; to go on without weights set teacher.strict=False'
+            )
+        self.loaded: Loaded | None = None
+        if checkpoint:
+            self.loaded = load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
+        else:
+            print_log('teacher.checkpoint is missing: the teacher is UNTRAINED', logger='current', level=30)
+        self.trained = trained_config(self.loaded.meta) if self.loaded else None
+        self.model.eval().requires_grad_(False)
+        self.tap = tap or default_tap(self.model)
+        self.strides, self.channels, self.image_channels = probe(self.model, self.tap, 'taps.teacher')
+        if type(self.model.data_preprocessor).forward is BaseDataPreprocessor.forward:  # mmengine's, for want of one
             own = trained_line(self.trained)
             raise ValueError(
                 'teacher.config has no model.data_preprocessor, and so how its images were normalised is not known; '
                 'accepted: the one that it was trained with. Write into the model of teacher.config: '
                 + (f'{own} (says its checkpoint)' if own else f'{IMAGENET}, if these are its numbers')
             )
-
-    def _compare(self, given: ConfigDict) -> None:
-        """Tell what differs from the config that is in the checkpoint."""
-        self.differences = differences(self.trained, given, self.loaded.prefix)
-        if self.differences is None:
-            message = 'it does not hold a config that could be compared with teacher.config'
-            print_log(f'teacher.checkpoint: {message}', logger='current')
+        self.differences: list[Difference] | None = None
+        if self.loaded:
+            self.differences = differences(self.trained, given, self.loaded.prefix)
+            if self.differences is None:
+                message = 'it does not hold a config that could be compared with teacher.config'
+                print_log(f'teacher.checkpoint: {message}', logger='current')
         for difference in self.differences or ():
             print_log(f'teacher.config: {difference}', logger='current', level=30)
 
     @classmethod
     def from_config(cls, teacher: Any, tap: str | None) -> FrozenTeacher:
-        """Build from the config's ``teacher`` dict.
-
-        Raises:
-            TypeError: if it is no dict.
-            ValueError: if it has no ``config``, or an unknown key.
-        """
+        """Build from the config's ``teacher`` dict; its keys are checked."""
         accepted = ('config', 'checkpoint', 'strict')
         if not isinstance(teacher, Mapping):
-            raise TypeError(
-                f'teacher is a {type(teacher).__name__}; accepted: dict with the keys {", ".join(accepted)}'
-            )
+            kind = type(teacher).__name__
+            raise TypeError(f'teacher is a {kind}; accepted: dict with the keys {", ".join(accepted)}')
         for name in teacher:
             if name not in accepted:
-                near = difflib.get_close_matches(name, accepted, n=1)
-                raise ValueError(
-                    f'teacher.{name} is unknown; accepted: {", ".join(accepted)}'
-                    + (f' (did you mean {near[0]!r}?)' if near else '')
-                )
+                raise ValueError(f'teacher.{name} is unknown{near(name, accepted)}; accepted: {", ".join(accepted)}')
         if 'config' not in teacher:
             raise ValueError(
                 "teacher.config is missing; accepted: a path, 'mmdet::family/name.py', a config or model dict"
@@ -230,13 +199,12 @@ class FrozenTeacher:
             if all(fn(tensor) is tensor for tensor in (*self.model.parameters(), *self.model.buffers())):
                 return
             self.model = copy.deepcopy(self.model)
-            self._tapped = find_tap(self.model, self.tap, 'taps.teacher')
             self._borrowed = False
         self.model._apply(fn)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """The tapped pyramid of (N, C, H, W) inputs: levels of shape (N, C_l, H_l, W_l)."""
-        with recorded(self._tapped) as outputs:
+        with recorded(self.model.get_submodule(self.tap)) as outputs:
             self.model.extract_feat(inputs)
         return as_pyramid(outputs[-1], 'taps.teacher')

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os.path as osp
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any
@@ -22,7 +23,7 @@ from mmkd_graph.registry import type_name
 _NAMED_KEYS = 12
 """How many keys a message lists before it only counts them."""
 _LEAST = 0.5
-"""Share of the values of backbone and neck without which a model is not the one that a checkpoint is of."""
+"""Share of the values of backbone and neck, or of all, without which a model is not the one that a checkpoint is of."""
 
 
 def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,10 +41,7 @@ def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[
     except UnpicklingError as error:
         if 'GLOBAL' not in str(error):
             raise ValueError(f'{key}={checkpoint!r} could not be read: {refusal(error)}') from error
-        raise ValueError(
-            f'{key}={checkpoint!r} was not read: {refusal(error)}. Reading such a file can run code that is in it; '
-            f'accepted: tensors, plain containers and the logs of mmengine. {HOW_TO_TRUST}'
-        ) from error
+        raise not_read(f'{key}={checkpoint!r}', error) from error
     except Exception as error:  # pickle, zip and network errors have no common base
         raise ValueError(f'{key}={checkpoint!r} could not be read: {type(error).__name__}: {error}') from error
     state = content.get('state_dict', content) if isinstance(content, Mapping) else None
@@ -51,6 +49,14 @@ def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[
         raise ValueError(f'{key}={checkpoint!r} holds no state_dict; accepted: a checkpoint saved by mmengine')
     meta = content.get('meta')
     return _renamed(state, _without_own), dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def not_read(file: str, error: UnpicklingError) -> ValueError:
+    """The error for a file that holds more than weights."""
+    return ValueError(
+        f'{file} was not read: {refusal(error)}. Reading such a file can run code that is in it; accepted: tensors, '
+        f'plain containers and the logs of mmengine. {HOW_TO_TRUST}'
+    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,10 @@ def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = Tru
     )
     if not (missing or unexpected or shapes):
         message += f'\n  {problem[0]}'
-    share = _share_loaded(own, state)
+    body = {k: v for k, v in own.items() if re.match(r'(backbone|neck)\.', k)} or own
+    found = sum(v.numel() for k, v in body.items() if k in state and state[k].shape == v.shape)
+    total = sum(v.numel() for v in body.values())
+    share = found / total if total else 1.0
     if share < _LEAST:
         message += f'\n  {share:.0%} of the values of backbone and neck would be loaded: it is of another model'
     if strict or share < _LEAST:
@@ -160,15 +169,20 @@ def inherit(student: nn.Module, teacher: nn.Module) -> None:
     print_log(f'init_student: {len(inherited)} of {others} neck and head weights inherited', logger='current')
 
 
-def pretrained(model: nn.Module) -> list[str]:
-    """The files and addresses that modules of a student are initialised from, with their keys."""
-    found = []
-    for name, module in model.named_modules():
-        given = getattr(module, 'init_cfg', None) or ()
-        for config in [given] if isinstance(given, Mapping) else given:
-            if type_name(config.get('type')) in ('Pretrained', 'PretrainedInit'):
-                found.append(f'student.{name}.init_cfg.checkpoint={config.get("checkpoint")!r}'.replace('..', '.'))
-    return found
+@contextmanager
+def initialising(student: nn.Module) -> Iterator[None]:
+    """Let the initialisation inside read files as weights only; ``ValueError`` names those of ``init_cfg`` if not."""
+    try:
+        with weights_only():
+            yield
+    except UnpicklingError as error:
+        found = []
+        for name, module in student.named_modules():
+            given = getattr(module, 'init_cfg', None) or ()
+            for config in [given] if isinstance(given, Mapping) else given:
+                if type_name(config.get('type')) in ('Pretrained', 'PretrainedInit'):
+                    found.append(f'student.{name}.init_cfg.checkpoint={config.get("checkpoint")!r}'.replace('..', '.'))
+        raise not_read(' or '.join(found) or "a file of the student's init_cfg", error) from error
 
 
 def _without_doubles(model: nn.Module, state: dict[str, Tensor], what: str) -> dict[str, Tensor]:
@@ -200,8 +214,7 @@ def _without_prefix(model: nn.Module, state: dict[str, Tensor], what: str) -> tu
     prefixes = {k[: -len(end)] for end in asked for k in state if k.endswith(f'.{end}')}
     fits = {prefix: sum(prefix + k in state for k in own) for prefix in prefixes}
     fitting = [prefix for prefix, count in fits.items() if count == len(own)]
-    same_shapes = [p for p in fitting if all(state[p + k].shape == v.shape for k, v in own.items())]
-    fitting = same_shapes or fitting
+    fitting = [p for p in fitting if all(state[p + k].shape == v.shape for k, v in own.items())] or fitting
     if not fitting and fits and not any(k in state for k in own):
         # of another model perhaps: what differs is said under the model's own names
         most = max(fits.values())
@@ -242,14 +255,6 @@ def _renamed(state: Mapping[str, Tensor], name: Any) -> dict[str, Tensor]:
 
 def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-
-
-def _share_loaded(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> float:
-    """Share of the values of backbone and neck, of all where there are neither, for which there are weights."""
-    body = {k: v for k, v in own.items() if re.match(r'(backbone|neck)\.', k)} or own
-    total = sum(v.numel() for v in body.values())
-    found = sum(v.numel() for k, v in body.items() if k in state and state[k].shape == v.shape)
-    return found / total if total else 1.0
 
 
 def _listed(keys: Iterable[str]) -> str:

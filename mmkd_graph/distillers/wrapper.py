@@ -62,21 +62,11 @@ class StudentWrapper(BaseDetector):
             theirs.update((name, own[name]) for name in theirs)
         return self
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Let the student read its names: detectors translate those of related checkpoints here (RPN, two-stage)."""
+        *others, unexpected_keys, messages = args
         unknown: list[str] = []
-        self.student._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unknown, error_msgs
-        )
+        self.student._load_from_state_dict(state_dict, prefix, *others, unknown, messages)
         unexpected_keys += [key for key in unknown if not key.startswith(f'{prefix}distill.')]
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, **kwargs: Any) -> list:

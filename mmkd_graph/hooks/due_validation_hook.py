@@ -42,10 +42,11 @@ class DueValidationHook(Hook):
             if is_main_process():
                 _path(runner).unlink(missing_ok=True)
             return
+        done = [False]
         if is_main_process() and _path(runner).exists():  # what comes after this checkpoint will be done again
-            past = [i for i in _read(_path(runner)) if i <= runner.iter]
+            past = [i for i in _read(runner) if i <= runner.iter]
             write_whole(json.dumps(past).encode(), _path(runner))
-        done = [runner.iter in _read(_path(runner)) if is_main_process() else None]
+            done = [runner.iter in past]
         broadcast_object_list(done)
         if _is_due(runner) and (not done[0] or _reads_metrics(runner)):
             runner.logger.info(f'A validation is due at iteration {runner.iter}, where the training was ended')
@@ -55,7 +56,7 @@ class DueValidationHook(Hook):
         """Note that a validation of the training is finished."""
         loop = runner._train_loop  # as a property it would be built, where there is validation alone
         if is_main_process() and isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
-            done = sorted({*_read(_path(runner)), runner.iter})
+            done = sorted({*_read(runner), runner.iter})
             write_whole(json.dumps(done).encode(), _path(runner))
 
 
@@ -63,9 +64,9 @@ def _path(runner: Runner) -> Path:
     return Path(runner.work_dir) / _FILE
 
 
-def _read(path: Path) -> list[int]:
+def _read(runner: Runner) -> list[int]:
     try:
-        done = json.loads(path.read_text())
+        done = json.loads(_path(runner).read_text())
     except (OSError, ValueError):
         return []
     return [i for i in done if isinstance(i, int)] if isinstance(done, list) else []

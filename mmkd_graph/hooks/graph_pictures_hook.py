@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -84,12 +82,10 @@ class GraphPicturesHook(Hook):
     priority = 'LOW'
 
     def __init__(self, level: int = 0, num_images: int = 4, interval: int = 10) -> None:
-        for name, value, least in (('num_images', num_images, 1), ('interval', interval, 1)):
-            if value < least:
-                raise ValueError(f'GraphPicturesHook: {name} must be at least {least}, got {value}')
-        self.level = level
-        self.num_images = num_images
-        self.interval = interval
+        for name, value in (('num_images', num_images), ('interval', interval)):
+            if value < 1:
+                raise ValueError(f'GraphPicturesHook: {name} must be at least 1, got {value}')
+        self.level, self.num_images, self.interval = level, num_images, interval
         self._history: dict[str, list[list[float]]] = {}
         self._before: _Graphs | None = None
 
@@ -98,8 +94,11 @@ class GraphPicturesHook(Hook):
         if not is_main_process():
             return
         folder = _folder(runner)
-        self._history = _read_history(folder / 'losses.json', runner.iter) if runner.iter else {}
-        if not _is_distiller(runner):
+        history = folder / 'losses.json'
+        recorded = json.loads(history.read_text()) if runner.iter and history.exists() else {}
+        # What was recorded after the checkpoint is going to be trained again.
+        self._history = {name: [x for x in points if x[0] <= runner.iter] for name, points in recorded.items()}
+        if not hasattr(unwrapped(runner.model), 'compared_features'):
             return
         now = self._graphs(runner)
         self._before = _read_before(folder / 'before.npz', now) if runner.iter else None
@@ -136,8 +135,12 @@ class GraphPicturesHook(Hook):
             plot_losses(self._history).savefig(folder / 'losses.png')
             drawn.append('losses.png')
         if self._before is not None:
-            with _averaged_weights(runner):
-                after = self._graphs(runner)
+            averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+            for hook in averages:  # into the model, as in a validation, and out again
+                hook.before_val_epoch(runner)
+            after = self._graphs(runner)
+            for hook in reversed(averages):
+                hook.after_val_epoch(runner)
             _write_graphs(folder / 'after.npz', after)
             drawn += _draw_graphs(folder, self._before, after)
         print_log(f'GraphPicturesHook: {", ".join(drawn) or "nothing to draw"} in {folder}', 'current')
@@ -147,7 +150,9 @@ class GraphPicturesHook(Hook):
         model = unwrapped(runner.model)
         with preserved_rng(), torch.no_grad():
             seed_generators(0)  # a training pipeline with random transforms has to give the same images again
-            batch = model.data_preprocessor(self._probe(runner), training=False)
+            loader = runner.train_dataloader if runner.val_loop is None else runner.val_dataloader
+            images = [loader.dataset[i] for i in range(min(self.num_images, len(loader.dataset)))]
+            batch = model.data_preprocessor(loader.collate_fn(images), training=False)
             student, teacher = model.compared_features(batch['inputs'], batch['data_samples'])
             strides = model.strides
             if not -len(strides) <= self.level < len(strides):
@@ -161,11 +166,6 @@ class GraphPicturesHook(Hook):
             rows = [_window_rows(pyramid[level], valid) for pyramid in (student, teacher)]
             graphs = [*map(window_affinity, rows), *map(laplacian_spectrum, rows)]
         return _Graphs(*graphs, int(strides[level]), level, len(batch['inputs']), runner.iter)
-
-    def _probe(self, runner: Runner) -> Any:
-        loader = runner.train_dataloader if runner.val_loop is None else runner.val_dataloader
-        images = range(min(self.num_images, len(loader.dataset)))
-        return loader.collate_fn([loader.dataset[index] for index in images])
 
 
 def _window_rows(features: Tensor, valid: Tensor) -> Tensor:
@@ -194,27 +194,10 @@ def _draw_graphs(folder: Path, before: _Graphs, after: _Graphs) -> list[str]:
     return ['affinity.png', 'spectra.png']
 
 
-def _is_distiller(runner: Runner) -> bool:
-    return callable(getattr(unwrapped(runner.model), 'compared_features', None))
-
-
 def _folder(runner: Runner) -> Path:
     folder = Path(runner.work_dir) / 'pictures'
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def _averaged_weights(runner: Runner) -> Iterator[None]:
-    """Put the averaged weights into the model, as validation does, and take them out again."""
-    averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
-    for hook in averages:
-        hook.before_val_epoch(runner)
-    try:
-        yield
-    finally:
-        for hook in reversed(averages):
-            hook.after_val_epoch(runner)
 
 
 def _write_graphs(path: Path, graphs: _Graphs) -> None:
@@ -240,11 +223,3 @@ def _read_before(path: Path, now: _Graphs) -> _Graphs | None:
         logging.WARNING,
     )
     return None
-
-
-def _read_history(path: Path, iteration: int) -> dict[str, list[list[float]]]:
-    """The curves up to ``iteration``: what was recorded after the checkpoint is going to be trained again."""
-    if not path.exists():
-        return {}
-    history = json.loads(path.read_text())
-    return {name: [point for point in points if point[0] <= iteration] for name, points in history.items()}

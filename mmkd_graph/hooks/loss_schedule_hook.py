@@ -104,13 +104,10 @@ class LossScheduleHook(Hook):
         if not isinstance(model, GraphDistiller):
             raise ValueError(f'LossScheduleHook: the model is a {type(model).__name__}; accepted: a GraphDistiller')
         self._names = self._scheduled(model)
-        for other in runner.hooks:
-            if isinstance(other, LossScheduleHook) and other is not self:
-                both = sorted({*self._names} & {*other._scheduled(model)})
-                if both:
-                    raise ValueError(
-                        f'LossScheduleHook.losses: {", ".join(both)} has two schedules; accepted: one hook per loss'
-                    )
+        others = [hook for hook in runner.hooks if isinstance(hook, LossScheduleHook) and hook is not self]
+        taken = {name for hook in others for name in hook._scheduled(model)}
+        if both := ', '.join(sorted(taken & {*self._names})):
+            raise ValueError(f'LossScheduleHook.losses: {both} has two schedules; accepted: one hook per loss')
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError(
                 'LossScheduleHook.by_epoch=True (the default), but train_cfg counts iterations; accepted: '
@@ -135,17 +132,13 @@ class LossScheduleHook(Hook):
         for name in self._names:
             model.set_loss_factor(name, factor)
             runner.message_hub.update_scalar(f'train/kd.{name}.factor', factor)
-        off = factor == 0
-        if off != self._off:
-            self._off = off
-            state = 'off' if off else 'on'
+        if self._off != (factor == 0):
+            self._off = factor == 0
+            state = 'off' if self._off else 'on'
             print_log(f'{", ".join(self._names)}: {state} from iteration {runner.iter} on', logger='current')
 
     def _scheduled(self, model: GraphDistiller) -> tuple[str, ...]:
         known = tuple(model.distill.losses)
-        unknown = sorted({*(self.losses or ())} - {*known})
-        if unknown:
-            raise ValueError(
-                f'LossScheduleHook.losses: {", ".join(unknown)} not in the model; accepted: {", ".join(known)}'
-            )
+        if unknown := ', '.join(sorted({*(self.losses or ())} - {*known})):
+            raise ValueError(f'LossScheduleHook.losses: {unknown} not in the model; accepted: {", ".join(known)}')
         return known if self.losses is None else self.losses

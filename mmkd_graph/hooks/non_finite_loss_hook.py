@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from mmengine.dist import get_rank
+from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -65,8 +64,7 @@ class NonFiniteLossHook(Hook):
         losses = {name: value for name, value in losses.items() if not isinstance(value, Mapping)}
         finite = torch.isfinite(task_loss(losses).detach())
         everywhere = finite.to(torch.uint8)
-        if runner.distributed:
-            dist.all_reduce(everywhere, dist.ReduceOp.MIN)
+        all_reduce(everywhere, 'min')
         if everywhere:
             return
         message = f'the loss is not finite at iteration {runner.iter + 1}, rank {get_rank()}: '

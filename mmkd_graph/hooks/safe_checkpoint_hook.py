@@ -64,11 +64,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         local = not is_address(str(kwargs.get('out_dir') or ''))
-        if local and kwargs.get('backend_args') is None and kwargs.get('file_client_args') is None:
+        self._whole = local and kwargs.get('backend_args') is None and kwargs.get('file_client_args') is None
+        if self._whole:
             kwargs['backend_args'] = dict(backend='mmkd_graph.whole')
-            self._whole = True
-        else:
-            self._whole = False
         self._buffers: list[dict[str, Tensor]] = []
         self._told: set[str] = set()
         super().__init__(*args, **kwargs)

@@ -1,14 +1,6 @@
 """Necks: pyramid in, pyramid out."""
 
-from .boxes import horizontal_boxes
-from .instance_pooling import Instances, draw_cells, pool_instances, read_instances
+from .instance_pooling import Instances, draw_cells, horizontal_boxes, pool_instances, read_instances
 from .pyramid_adapter import PyramidAdapter
 
-__all__ = [
-    'Instances',
-    'PyramidAdapter',
-    'draw_cells',
-    'horizontal_boxes',
-    'pool_instances',
-    'read_instances',
-]
+__all__ = ['Instances', 'PyramidAdapter', 'draw_cells', 'horizontal_boxes', 'pool_instances', 'read_instances']

@@ -5,8 +5,7 @@ from typing import Any
 
 from mmkd_graph import losses
 
-from .batches import annotated, raw_batch, smooth_maps
-from .detectors import save_weights, tiny_retinanet
+from .small import annotated, raw_batch, save_weights, smooth_maps, tiny_retinanet
 
 LOSSES: dict[str, dict[str, Any]] = {
     name.removesuffix('Loss').lower(): dict(

@@ -60,17 +60,8 @@ class Pair:
 class Outcome:
     """One row of the table.
 
-    Attributes:
-        family: folder of configs, or the name of a pair.
-        student: config, relative to ``mmdet::``.
-        teacher: config, relative to ``mmdet::``.
-        state: a key of :data:`STATES`.
-        reason: why not, in one line.
-        strides: paired, in pixels per cell.
-        skipped: strides that only one side has.
-        side: of the images in pixels.
-        predictions: how many were compared.
-        seconds: of everything, reading the configs included.
+    ``family`` is a folder of configs or the name of a pair, ``student`` and ``teacher`` are configs relative to
+    ``mmdet::``, ``state`` is a key of :data:`STATES`. Strides and the ``side`` of images are in pixels.
     """
 
     family: str
@@ -92,25 +83,20 @@ def families() -> list[str]:
 
 def models_of(family: str) -> tuple[dict[str, ConfigDict], dict[str, str]]:
     """Model dicts of a family, smallest backbone first, and what could not be read, with the reason."""
-    found: dict[str, tuple[int, ConfigDict]] = {}
+    models: dict[str, ConfigDict] = {}
     unreadable: dict[str, str] = {}
-    sizes: dict[str, int] = {}
     for path in sorted((CONFIGS / family).glob('*.py')):
         name = str(path.relative_to(CONFIGS))
         try:
             config = Config.fromfile(path)
         except Exception as error:  # a config is Python: anything can be wrong in it
             unreadable[name] = f'{type(error).__name__}: {" ".join(str(error).split())}'
-            continue
-        if 'model' in config:
-            model = config.model
-            backbone = model.get('backbone') or (model.get('detector') or {}).get('backbone')
-            key = repr(backbone)
-            if key not in sizes:
-                sizes[key] = backbone_size(backbone)
-            found[name] = (sizes[key], model)
-    order = sorted(found, key=lambda name: (found[name][0], len(name), name))
-    return {name: found[name][1] for name in order}, unreadable
+        else:
+            models |= {name: config.model} if 'model' in config else {}
+    backbones = {name: x.get('backbone') or (x.get('detector') or {}).get('backbone') for name, x in models.items()}
+    sizes = {text: backbone_size(backbone) for text, backbone in {repr(x): x for x in backbones.values()}.items()}
+    order = sorted(models, key=lambda name: (sizes[repr(backbones[name])], len(name), name))
+    return {name: models[name] for name in order}, unreadable
 
 
 def backbone_size(backbone: Mapping | None) -> int:
@@ -140,8 +126,11 @@ def try_family(family: str) -> Outcome:
             return Outcome(family, state='refused', reason='no config with a model')
         name, reason = next(iter(unreadable.items()))
         return Outcome(family, student=name, state='absent', reason=reason)
+    first: dict[frozenset[str], str] = {}
+    for name, model in models.items():  # configs that are made of the same parts fail alike
+        first.setdefault(frozenset(map(str, find(model, 'type'))), name)
     outcomes = []
-    for student in different(models):
+    for student in list(first.values())[:MOST_STUDENTS]:
         outcomes.append(try_student(family, student, models))
         if outcomes[-1].state in ('ok', 'failed'):
             break
@@ -151,14 +140,6 @@ def try_family(family: str) -> Outcome:
     reasons = [outcome.reason] if outcome.reason else []
     reasons += [f'{stem(other.student, family)} {STATES[other.state]}: {other.reason}' for other in others]
     return dataclasses.replace(outcome, reason='; '.join(reasons))
-
-
-def different(models: Mapping[str, ConfigDict]) -> list[str]:
-    """The first few configs that are made of different parts: those of the same parts fail alike."""
-    first: dict[frozenset[str], str] = {}
-    for name, model in models.items():
-        first.setdefault(frozenset(map(str, find(model, 'type'))), name)
-    return list(first.values())[:MOST_STUDENTS]
 
 
 def try_student(family: str, student: str, models: Mapping[str, ConfigDict]) -> Outcome:
@@ -180,15 +161,12 @@ def try_student(family: str, student: str, models: Mapping[str, ConfigDict]) -> 
 def try_pair(pair: Pair, student: ConfigDict | None = None, teacher: ConfigDict | None = None) -> Outcome:
     """One pair on growing images, until the student takes them."""
     student, teacher = student or read(pair.student), teacher or read(pair.teacher)
-    extra = dict(taps=pair.taps) if pair.taps else {}
-    shown = pair.teacher
-    if pair.taps:
-        shown += f' ({", ".join(f"{side}: {tap}" for side, tap in pair.taps.items())})'
-    row = dict(family=pair.name, student=pair.student, teacher=shown)
+    taps = f' ({", ".join(f"{side}: {tap}" for side, tap in pair.taps.items())})' if pair.taps else ''
+    row = dict(family=pair.name, student=pair.student, teacher=pair.teacher + taps)
     outcome = None
     for side in SIDES:
         try:
-            trip = round_trip(student, teacher, side, **extra)
+            trip = round_trip(student, teacher, side, taps=pair.taps)
         except RoundTripError as error:
             print(f'{side} pixels: {error}')
             traceback.print_exception(error)
@@ -208,7 +186,7 @@ def try_pair(pair: Pair, student: ConfigDict | None = None, teacher: ConfigDict 
     return outcome
 
 
-def work(task: str | Pair, memory: int, log: Path, answer: Connection) -> None:
+def work(task: str | Pair, name: str, memory: int, log: Path, answer: Connection) -> None:
     """What a process does: one family or pair, with its output in a file and its memory limited."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -221,7 +199,6 @@ def work(task: str | Pair, memory: int, log: Path, answer: Connection) -> None:
         answer.send(try_family(task) if isinstance(task, str) else try_pair(task))
     except MemoryError:
         traceback.print_exc()
-        name = task if isinstance(task, str) else task.name
         answer.send(Outcome(name, reason=f'needs more than {memory / 2**30:g} GiB of memory (--memory)'))
 
 
@@ -232,7 +209,7 @@ def limited(task: str | Pair, seconds: float, memory: int, folder: Path) -> Outc
     context.set_forkserver_preload(['mmdet.models', 'mmdet.engine', 'torch._dynamo', 'mmkd_graph.distillers'])
     ours, theirs = context.Pipe(duplex=False)
     log = folder / f'{name.replace(" ", "-").replace(",", "")}.log'
-    process = context.Process(target=work, args=(task, memory, log, theirs))
+    process = context.Process(target=work, args=(task, name, memory, log, theirs))
     begin = time.perf_counter()
     process.start()
     theirs.close()
@@ -241,8 +218,7 @@ def limited(task: str | Pair, seconds: float, memory: int, folder: Path) -> Outc
     except EOFError:
         process.join()
         lines = log.read_text().strip().splitlines() if log.exists() else []
-        reason = f'exit code {process.exitcode}: {lines[-1] if lines else "no output"}'
-        outcome = Outcome(name, reason=reason)
+        outcome = Outcome(name, reason=f'exit code {process.exitcode}: {lines[-1] if lines else "no output"}')
     process.kill()
     process.join()
     return dataclasses.replace(outcome, seconds=round(time.perf_counter() - begin, 1))

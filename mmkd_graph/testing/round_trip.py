@@ -33,33 +33,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmkd_graph.distillers  # noqa: F401 - registers the distiller
 
-CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
+from .small import annotated
 
+CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 CRG = dict(type='mmkd_graph.CRGLoss')
 
-_MOST_PREDICTIONS = 30
-"""Boxes kept per image: with all score thresholds at 0 there would be as many as a config allows."""
+_MOST_PREDICTIONS, _MOST_CANDIDATES, _MOST_SAMPLES = 30, 200, 32
+"""Boxes kept per image, candidates kept per level before suppression, proposals sampled per image in training.
 
-_MOST_CANDIDATES = 200
-"""Candidates kept per level before suppression."""
-
-_MOST_SAMPLES = 32
-"""Proposals sampled per image in training."""
-
+With all score thresholds at 0 there would be as many as a config allows.
+"""
 _TESTING = dict(score_thr=0.0, filter_thr=0.0, min_bbox_size=-1, distance_threshold=math.inf)
 """Values in testing with which predictions are dropped by suppression alone; the distance is that of paired corners."""
-
 _ONE_SIZE = ('YOLACTHead', 'PISASSDHead')
 """Heads that stack what they have per image, and so train on images of one size."""
 
 
 class RoundTripError(Exception):
-    """A stage that did not work.
-
-    Attributes:
-        stage: ``'build'``, ``'teacher'``, ``'train'``, ``'predict'`` or ``'reload'``.
-        reason: the message of what went wrong.
-    """
+    """A ``stage`` (build, teacher, train, predict or reload) that did not work, and the ``reason``."""
 
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(f'{stage}: {reason}')
@@ -70,11 +61,7 @@ class RoundTripError(Exception):
 class Trip:
     """What a round trip that worked was like.
 
-    Attributes:
-        strides: of the paired levels, in pixels per cell.
-        skipped: strides that only one side has.
-        predictions: boxes and masks predicted, over all images.
-        losses: the logged losses of the step.
+    ``strides`` paired and ``skipped`` in pixels per cell, how many boxes and masks were predicted, the logged losses.
     """
 
     strides: tuple[int, ...]
@@ -102,7 +89,8 @@ def offline(model: Mapping, side: int) -> ConfigDict:
             return node
         out = {}
         for key, value in node.items():
-            if key in ('pretrained', 'teacher_ckpt') or (key == 'init_cfg' and _is_pretrained(value)):
+            loads = key == 'init_cfg' and isinstance(value, Mapping) and 'checkpoint' in value
+            if loads or key in ('pretrained', 'teacher_ckpt'):
                 value = False if isinstance(value, bool) else None  # timm takes a bool
             elif key == 'teacher_config' and isinstance(value, str):
                 value = str(CONFIGS / value.removeprefix('configs/'))  # written for a checkout of mmdet
@@ -122,17 +110,9 @@ def offline(model: Mapping, side: int) -> ConfigDict:
         return out
 
     model = walk(model, False)
-    augments = (model.get('data_preprocessor') or {}).get('batch_augments')
-    for augment in augments or ():
-        if 'size' in augment:
-            augment['size'] = (side, side)
-        if 'random_size_range' in augment:
-            augment['random_size_range'] = (side, side)
+    for augment in (model.get('data_preprocessor') or {}).get('batch_augments') or ():
+        augment.update((key, (side, side)) for key in ('size', 'random_size_range') if key in augment)
     return ConfigDict(model)
-
-
-def _is_pretrained(init_cfg: Any) -> bool:
-    return isinstance(init_cfg, Mapping) and 'checkpoint' in init_cfg
 
 
 def find(node: Any, key: str) -> Iterator[Any]:
@@ -173,24 +153,13 @@ def random_batch(model: Mapping, side: int, seed: int = 0) -> dict[str, list]:
         for mask, label, (x1, y1, x2, y2) in zip(masks, labels, boxes.round().astype(int), strict=True):
             mask[y1:y2, x1:x2] = 1
             semantic[y1:y2, x1:x2] = label
-        sample = DetDataSample(
-            metainfo=dict(
-                img_id=index,
-                img_path='',
-                img_shape=(height, width),
-                ori_shape=(height, width),
-                scale_factor=(1.0, 1.0),
-                flip=False,
-                border=np.array([0, height, 0, width]),  # corner-based detectors crop by it
-            )
-        )
-        sample.gt_instances = InstanceData(
-            bboxes=torch.tensor(boxes, dtype=torch.float32),
-            labels=torch.tensor(labels),
-        )
+        shape = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0), flip=False)
+        border = np.array([0, height, 0, width])  # corner-based detectors crop by it
+        sample = annotated(boxes, labels)
+        sample.set_metainfo(dict(img_id=index, img_path='', border=border, **shape))
         if needs_masks:
             sample.gt_instances.masks = BitmapMasks(masks, height, width)
-        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        sample.ignored_instances = annotated([], []).gt_instances
         sample.gt_sem_seg = PixelData(sem_seg=torch.tensor(semantic)[None])
         if needs_proposals:
             shaken = sample.gt_instances.bboxes.repeat(4, 1) + torch.tensor(rng.uniform(-3, 3, (4 * count, 4))).float()
@@ -206,8 +175,7 @@ def round_trip(student: Mapping, teacher: Mapping, side: int = 128, **distiller:
     """Train one step, predict, save, reload into the plain detector, predict the same.
 
     Args:
-        student: model dict.
-        teacher: model dict.
+        student, teacher: model dicts.
         side: of the images in pixels.
         **distiller: further arguments of the distiller (``taps``, ``losses``, …).
 
@@ -294,8 +262,7 @@ def _settle(model: nn.Module, batch: dict[str, list]) -> None:
     for norm in norms:
         norm.momentum = 1.0
         norm.train()
-    data = model.data_preprocessor(copy.deepcopy(batch), False)
-    inputs = model.pyramids.teacher_inputs(data['inputs'], data['data_samples'])
+    inputs = model.pyramids.teacher_inputs(**model.data_preprocessor(copy.deepcopy(batch), False))
     model.teacher(inputs)
     for norm in norms:
         norm.eval()
@@ -310,8 +277,7 @@ def _step(model: nn.Module, batch: dict[str, list]) -> dict[str, float]:
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     logged = model.train_step(copy.deepcopy(batch), build_optim_wrapper(model, optimizer))
     losses = {name: value.item() for name, value in logged.items()}
-    wrong = {name: value for name, value in losses.items() if not math.isfinite(value)}
-    if wrong:
+    if wrong := {name: value for name, value in losses.items() if not math.isfinite(value)}:
         raise ArithmeticError(f'not finite: {wrong}')
     after = dict(model.named_parameters())
     if all(torch.equal(p, after[name]) for name, p in before.items()):
@@ -336,9 +302,8 @@ def _reloaded(
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    state = torch.load(file, weights_only=True)
+    weights = {k: v for k, v in torch.load(file, weights_only=True).items() if not k.startswith('distill.')}
     detector = _mended(MMDET_MODELS.build(copy.deepcopy(student)))
-    weights = {k: v for k, v in state.items() if not k.startswith('distill.')}
     # A detector may have given a module a second name while it trained (DDQ); the plain one has not, yet.
     names = set(detector.state_dict())
     known = {v.data_ptr() for k, v in weights.items() if k in names}

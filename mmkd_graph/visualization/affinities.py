@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .canvas import AFTER, BEFORE, change, new_figure
+from .canvas import AFTER, BEFORE, alike, change, new_figure
 
 
 def window_affinity(rows: Tensor) -> NDArray[np.float32]:
@@ -76,13 +76,7 @@ def plot_affinities(
     Raises:
         ValueError: if the three are not square matrices of one size.
     """
-    before, after, teacher = (np.asarray(matrix, dtype=np.float64) for matrix in (before, after, teacher))
-    square = teacher.ndim == 2 and teacher.shape[0] == teacher.shape[1]
-    if not (square and before.shape == after.shape == teacher.shape):
-        raise ValueError(
-            'before, after and teacher must be square matrices of one size, '
-            f'got shapes {before.shape}, {after.shape} and {teacher.shape}'
-        )
+    before, after, teacher = alike('square matrices of one size', 2, before, after, teacher)
     edges = ~np.eye(len(teacher), dtype=bool)
     distance_before, distance_after = np.abs(before - teacher), np.abs(after - teacher)
     distances = (distance_before[edges], distance_after[edges])
@@ -98,20 +92,14 @@ def plot_affinities(
 
     figure = new_figure(13, 8.6)
     grid = figure.subplots(2, 3)
-    upper = (
-        (f'student {labels[0]}', before),
-        ('teacher', teacher),
-        (f'student {labels[1]}', after),
-    )
+    upper = ((f'student {labels[0]}', before), ('teacher', teacher), (f'student {labels[1]}', after))
     for axes, (title, matrix) in zip(grid[0], upper, strict=True):
         image = _matrix(axes, matrix[shown], title, 'RdBu_r', -limit, limit)
     figure.colorbar(image, ax=list(grid[0]), shrink=0.9, extend=clipped, label='affinity of two channels')
 
-    lower = (
-        (grid[1, 0], f'|student {labels[0]} − teacher|, mean {means[0]:.3g}', distance_before),
-        (grid[1, 2], f'|student {labels[1]} − teacher|, mean {means[1]:.3g}', distance_after),
-    )
-    for axes, title, matrix in lower:
+    lower = zip(grid[1, ::2], labels, means, (distance_before, distance_after), strict=True)
+    for axes, label, mean, matrix in lower:
+        title = f'|student {label} − teacher|, mean {mean:.3g}'
         image = _matrix(axes, matrix[shown], title, 'magma_r', 0, distance_limit)
     figure.colorbar(image, ax=list(grid[1]), shrink=0.9, extend=distance_clipped, label='|difference| of affinities')
 
@@ -121,10 +109,7 @@ def plot_affinities(
         axes.hist(values, bins=bins, color=colour, alpha=0.45, label=f'student {label}')
         axes.axvline(mean, color=colour, linewidth=1.8, linestyle='--', label=f'mean {mean:.3g}')
     axes.set_title('how far the edges are from the teacher', fontsize=11)
-    axes.set_xlabel('|difference| of affinities')
-    axes.set_ylabel('edges')
-    axes.set_box_aspect(1)
-    axes.margins(x=0)
+    axes.set(xlabel='|difference| of affinities', ylabel='edges', box_aspect=1, xmargin=0)
     axes.legend(fontsize=9)
 
     figure.suptitle(
@@ -147,6 +132,5 @@ def _upper(values: NDArray[np.float64]) -> float:
 def _matrix(axes: Axes, matrix: NDArray, title: str, colours: str, low: float, high: float):
     image = axes.imshow(matrix, cmap=colours, vmin=low, vmax=high, interpolation='nearest')
     axes.set_title(title, fontsize=11)
-    axes.set_xlabel('channel, in the teacher’s spectral order')
-    axes.set_ylabel('channel')
+    axes.set(xlabel='channel, in the teacher’s spectral order', ylabel='channel')
     return image

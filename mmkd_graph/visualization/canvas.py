@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
 
 BEFORE, AFTER, TEACHER = '#e08214', '#2166ac', '#222222'
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of its own Agg canvas, ``width`` × ``height`` inches, that pyplot knows nothing of."""
-    figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure
+    """A figure of ``width`` × ``height`` inches that pyplot knows nothing of."""
+    return Figure(figsize=(width, height), dpi=120, layout='constrained')
+
+
+def alike(kind: str, ndim: int, *values: ArrayLike) -> list[NDArray[np.float64]]:
+    """Before, after and teacher as arrays; ``ValueError`` unless all have ``ndim`` dimensions of one size."""
+    arrays = [np.asarray(x, dtype=np.float64) for x in values]
+    shapes = [x.shape for x in arrays]
+    if len({*shapes}) > 1 or len(shapes[0]) != ndim or len({*shapes[0]}) > 1:
+        raise ValueError(f'before, after and teacher must be {kind}, got shapes {", ".join(map(str, shapes))}')
+    return arrays
 
 
 def change(before: float, after: float) -> str:

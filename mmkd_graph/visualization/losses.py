@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,15 +66,14 @@ def _panel(axes: Axes, heading: str, group: Mapping[str, NDArray], window: int) 
     means = {name: _running_mean(values, window) for name, (_, values) in group.items()}
     positive = np.concatenate([mean[np.isfinite(mean) & (mean > 0)] for mean in means.values()])
     logarithmic = positive.size > 0 and np.log10(positive.max() / positive.min()) > DECADES
-    names = sorted(group, key=lambda name: (name != 'loss', name))
-    for name, (iterations, values) in ((name, group[name]) for name in names):
-        colour = TOTAL if name == 'loss' else COLOURS[(names.index(name) - ('loss' in names)) % len(COLOURS)]
+    colours = cycle(COLOURS)
+    for name in sorted(group, key=lambda name: (name != 'loss', name)):
+        (iterations, values), mean = group[name], means[name]
+        colour = TOTAL if name == 'loss' else next(colours)
         label = 'loss: sum of all terms' if name == 'loss' else name.removeprefix(DISTILLATION)
-        if logarithmic and not (values > 0).any():
-            label += ' (never above 0)'
         if logarithmic:
-            values = np.where(values > 0, values, np.nan)
-        mean = np.where(means[name] > 0, means[name], np.nan) if logarithmic else means[name]
+            label += '' if (values > 0).any() else ' (never above 0)'
+            values, mean = (np.where(x > 0, x, np.nan) for x in (values, mean))
         axes.plot(iterations, values, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(iterations, mean, color=colour, linewidth=2, label=label, marker='o' if len(mean) == 1 else None)
     if logarithmic:

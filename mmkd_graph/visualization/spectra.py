@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmkd_graph.graph import graph_factor, spectrum
 
-from .canvas import AFTER, BEFORE, TEACHER, change, new_figure
+from .canvas import AFTER, BEFORE, TEACHER, alike, change, new_figure
 
 
 def laplacian_spectrum(rows: Tensor) -> NDArray[np.float32]:
@@ -53,12 +53,7 @@ def plot_spectra(
     Raises:
         ValueError: if the three are not vectors of one length.
     """
-    before, after, teacher = (np.asarray(values, dtype=np.float64) for values in (before, after, teacher))
-    if not (before.shape == after.shape == teacher.shape and teacher.ndim == 1):
-        raise ValueError(
-            'before, after and teacher must be vectors of one length, '
-            f'got shapes {before.shape}, {after.shape} and {teacher.shape}'
-        )
+    before, after, teacher = alike('vectors of one length', 1, before, after, teacher)
     means = [float(np.abs(values - teacher).mean()) for values in (before, after)]
     smallest = min(smallest, len(teacher))
     curves = (
@@ -71,22 +66,13 @@ def plot_spectra(
     whole, start = figure.subplots(1, 2, width_ratios=(1.35, 1))
     number = np.arange(1, len(teacher) + 1)
     for values, colour, label, line, marker, width in curves:
-        whole.plot(number, values, line, color=colour, linewidth=width, label=label)
-        start.plot(
-            number[:smallest],
-            values[:smallest],
-            line,
-            color=colour,
-            linewidth=width / 2,
-            marker=marker,
-            markersize=5,
-            label=label,
-        )
+        style = dict(color=colour, label=label)
+        whole.plot(number, values, line, linewidth=width, **style)
+        start.plot(number[:smallest], values[:smallest], line + marker, linewidth=width / 2, markersize=5, **style)
     whole.set_title(f'the {len(teacher)} eigenvalues of a window; all others are 1', fontsize=11)
     start.set_title(f'the {smallest} smallest: the smooth embedding', fontsize=11)
     for axes in (whole, start):
-        axes.set_xlabel('number of the eigenvalue, ascending')
-        axes.set_ylabel('eigenvalue λ of the normalised Laplacian')
+        axes.set(xlabel='number of the eigenvalue, ascending', ylabel='eigenvalue λ of the normalised Laplacian')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     whole.legend(loc='lower right', fontsize=9)

@@ -33,21 +33,18 @@ TERMS = ('vertex', 'edge', 'spectral')
 def shares(windows: tuple[int, ...] = WINDOWS, seeds: int = 5, channels: int = 64) -> dict[str, NDArray[np.float64]]:
     """Values of scrambled cells as shares of those of another image: (seeds, windows) for each term."""
     context = DistillContext(data_samples=(), strides=(8,), batch_shape=(8 * SIDE, 8 * SIDE))
-    found: dict[str, list] = {term: [] for term in TERMS}
+    found = {term: np.zeros((seeds, len(windows))) for term in TERMS}
     for seed in range(seeds):
         teacher, other = smooth_maps(seed, 2, channels, SIDE).split(1)  # of two images
         order = torch.randperm(SIDE * SIDE, generator=torch.Generator().manual_seed(seed))
         scrambled = teacher.flatten(2)[..., order].view_as(teacher)
-        rows: dict[str, list] = {term: [] for term in TERMS}
-        for window in windows:
+        for i, window in enumerate(windows):
             loss = CRGLoss(window=window, temperature=None)
             loss.bind(PyramidSpec((8,), (channels,), (channels,), 'crg'))
             seen, most = (loss((x,), (teacher,), context) for x in (scrambled, other))
             for term in TERMS:
-                rows[term].append((seen[term] / most[term]).item())
-        for term in TERMS:
-            found[term].append(rows[term])
-    return {term: np.asarray(values) for term, values in found.items()}
+                found[term][seed, i] = seen[term] / most[term]
+    return found
 
 
 def draw(found: dict[str, NDArray[np.float64]], windows: tuple[int, ...] = WINDOWS) -> Figure:
@@ -57,8 +54,7 @@ def draw(found: dict[str, NDArray[np.float64]], windows: tuple[int, ...] = WINDO
     for (term, values), marker in zip(found.items(), 'os^', strict=True):
         axes.plot(range(len(windows)), values.mean(axis=0), marker=marker, label=term)
     axes.set_xticks(range(len(windows)), [*map(str, windows[:-1]), 'whole map'])
-    axes.set_xlabel('cells per side of a window')
-    axes.set_ylabel('value, share of another image’s')
+    axes.set(xlabel='cells per side of a window', ylabel='value, share of another image’s')
     axes.set_ylim(bottom=-0.05)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -94,12 +94,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     # after so short a training no score reaches the usual threshold
-    low = {'model.student.test_cfg.score_thr': 0.001}
-    ours, ours_found = evaluate(TOOLS / 'test.py', CONFIG, run.checkpoint, work_dir / 'ours', {**data, **low})
-    low = {'model.test_cfg.score_thr': 0.001}
-    theirs, theirs_found = evaluate(
-        MMDET / 'tools' / 'test.py', PLAIN, run.checkpoint, work_dir / 'mmdet', {**data, **low}
-    )
+    low = {**data, 'model.student.test_cfg.score_thr': 0.001}
+    ours, ours_found = evaluate(TOOLS / 'test.py', CONFIG, run.checkpoint, work_dir / 'ours', low)
+    low = {**data, 'model.test_cfg.score_thr': 0.001}
+    theirs, theirs_found = evaluate(MMDET / 'tools' / 'test.py', PLAIN, run.checkpoint, work_dir / 'mmdet', low)
 
     lines = [line for line in run.scalars() if 'loss' in line]
     print(f'\n{len(lines)} iterations\n\n| term | mean of the first 20 | mean of the last 20 |\n|---|---:|---:|')

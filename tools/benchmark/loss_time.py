@@ -120,10 +120,8 @@ def small(student: Tensor, teacher: Tensor) -> Tensor:
 
 def windows(args: argparse.Namespace, device: torch.device) -> tuple[list[str], dict[str, Any]]:
     """Time of edges and spectrum over the sizes of windows, and how far apart both ways are."""
-    lines = [
-        '| window | C × C, milliseconds | by cells | faster | value: relative difference |',
-        '|---|---:|---:|---:|---:|',
-    ]
+    header = '| window | C × C, milliseconds | by cells | faster | value: relative difference |'
+    lines = [header, '|---|---:|---:|---:|---:|']
     found: dict[str, Any] = {}
     features = [smooth_maps(seed, 2, args.graph_channels, 40).to(device) for seed in (1, 2)]
     for size in WINDOWS:

@@ -159,15 +159,9 @@ class Bench:
         return data['inputs'], data['data_samples']
 
 
-def resident() -> int:
-    """Resident memory of this process in bytes."""
-    pages = int(Path('/proc/self/statm').read_text().split()[1])
-    return pages * os.sysconf('SC_PAGE_SIZE')
-
-
 def memory_of(name: str, args: argparse.Namespace) -> int:
     """Peak resident memory of three steps, in bytes over what importing took; for a process of its own."""
-    before = resident()
+    before = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
     run = Bench(args).path(name)
     for _ in range(3):
         run()

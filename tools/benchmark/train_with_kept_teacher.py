@@ -37,12 +37,7 @@ def digest(*tensors: Tensor, words: str = '') -> str:
 def kept(
     extract: Callable[[FrozenTeacher, Tensor], Pyramid], folder: Path
 ) -> Callable[[FrozenTeacher, Tensor], Pyramid]:
-    """``extract`` of images whose features are not in ``folder`` yet; they are afterwards.
-
-    Args:
-        extract: gives the pyramid, levels (N, C_l, H_l, W_l), of a teacher for images (N, 3, H, W).
-        folder: where features are kept, one file per teacher and image.
-    """
+    """``extract``, but for each image once: its features are kept in ``folder``, one file per teacher and image."""
     folders: dict[int, Path] = {}
 
     def remembered(teacher: FrozenTeacher, inputs: Tensor) -> Pyramid:

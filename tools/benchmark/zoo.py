@@ -74,20 +74,12 @@ def finished(path: Path) -> dict[str, Outcome]:
 
 def table(outcomes: list[Outcome], what: str) -> str:
     """The outcomes in markdown."""
-    lines = [
-        f'| {what} | student | teacher | | strides paired | predictions compared |',
-        '|---|---|---|---|---|---:|',
-    ]
+    lines = [f'| {what} | student | teacher | | strides paired | predictions compared |', '|---|---|---|---|---|---:|']
     for row in outcomes:
         says = STATES[row.state] + (f': {row.reason}' if row.reason else '')
-        cells = [
-            row.family,
-            stem(row.student, row.family),
-            stem(row.teacher, row.family),
-            says.replace('|', '\\|'),
-            ' '.join(map(str, row.strides)),
-            str(row.predictions) if row.state == 'ok' else '',
-        ]
+        names = (row.family, stem(row.student, row.family), stem(row.teacher, row.family))
+        counted = row.predictions if row.state == 'ok' else ''
+        cells = (*names, says.replace('|', '\\|'), ' '.join(map(str, row.strides)), str(counted))
         lines.append(f'| {" | ".join(cells)} |')
     counts = {state: sum(row.state == state for row in outcomes) for state in STATES}
     lines += ['', f'{len(outcomes)}: ' + ', '.join(f'{n} {STATES[state]}' for state, n in counts.items() if n) + '.']

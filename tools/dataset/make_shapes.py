@@ -24,14 +24,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--train', type=int, default=800, help='images in the training split')
     parser.add_argument('--val', type=int, default=150, help='images in the validation split')
     parser.add_argument('--test', type=int, default=200, help='images in the test split')
-    parser.add_argument(
-        '--size',
-        type=int,
-        nargs=2,
-        default=(256, 192),
-        metavar=('WIDTH', 'HEIGHT'),
-        help='width and height in pixels',
-    )
+    parser.add_argument('--size', type=int, nargs=2, default=(256, 192), metavar=('WIDTH', 'HEIGHT'), help='in pixels')
     parser.add_argument('--layouts', nargs='+', default=LAYOUTS, choices=LAYOUTS, help='annotation layouts')
     parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1), help='rendering processes')
     parser.add_argument('--force', action='store_true', help='replace a set made with other parameters')

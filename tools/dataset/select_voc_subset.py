@@ -37,11 +37,7 @@ class SelectionError(ValueError):
 
 
 def read_image(folder: Path, name: str) -> dict[str, Any]:
-    """Name, width and height of an image and its boxes of the five classes.
-
-    Args:
-        folder: VOC2007.
-        name: official id, such as ``'000004'``.
+    """An image of VOC2007 by its official id, such as ``'000004'``, with its boxes of the five classes.
 
     Returns:
         ``name``, ``width``, ``height`` and ``boxes``: (class, x1, y1, x2, y2, difficult), corners in pixels, both
@@ -97,16 +93,9 @@ def coco(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for image in images:
         for kind, x1, y1, x2, y2, difficult in image['boxes']:
             width, height = x2 - x1 + 1, y2 - y1 + 1
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=int(image['name']),
-                    category_id=CLASSES.index(kind) + 1,
-                    bbox=[x1 - 1, y1 - 1, width, height],
-                    area=width * height,
-                    iscrowd=difficult,
-                )
-            )
+            ids = dict(id=len(annotations) + 1, image_id=int(image['name']), category_id=CLASSES.index(kind) + 1)
+            box = dict(bbox=[x1 - 1, y1 - 1, width, height], area=width * height, iscrowd=difficult)
+            annotations.append(ids | box)
     return dict(
         info=dict(description='PASCAL VOC 2007, five classes; iscrowd marks difficult boxes'),
         licenses=[],
@@ -154,17 +143,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'select_voc_subset: {error}', file=sys.stderr)
         return 2
     print(f'{args.out}: ' + ', '.join(f'{split} {images} images' for split, (images, _) in counts.items()))
-    status = 0
-    for split, published in PUBLISHED.items():
-        if counts[split] != published:
-            found = '{} images and {} boxes'.format(*counts[split])
-            print(
-                f'select_voc_subset: {split} has {found}, docs/results.md was made on {published[0]} and '
-                f'{published[1]}: its numbers do not compare',
-                file=sys.stderr,
-            )
-            status = 1
-    return status
+    others = {split: published for split, published in PUBLISHED.items() if counts[split] != published}
+    for split, (images, boxes) in others.items():
+        found = '{} images and {} boxes'.format(*counts[split])
+        made_on = f'docs/results.md was made on {images} and {boxes}: its numbers do not compare'
+        print(f'select_voc_subset: {split} has {found}, {made_on}', file=sys.stderr)
+    return int(bool(others))
 
 
 if __name__ == '__main__':
