@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import io
+import logging
 import os
 import re
 import zipfile
@@ -37,9 +39,8 @@ _CAN_ALLOW = digit_version(torch.__version__) >= digit_version('2.6.0')
 
 def _history_method(owner: type, name: str) -> Any:
     """What a pickle may ask of ``getattr``: a log history's own methods, and a one-cycle schedule's two curves."""
-    if owner is OneCycleParamScheduler and name in ('_annealing_cos', '_annealing_linear'):
-        return getattr(owner, name)
-    if owner is not HistoryBuffer or name.startswith('_'):
+    is_curve = owner is OneCycleParamScheduler and name in ('_annealing_cos', '_annealing_linear')
+    if not is_curve and (owner is not HistoryBuffer or name.startswith('_')):
         raise AttributeError(f'a checkpoint asks for the attribute {name!r} of {owner!r}')
     return getattr(owner, name)
 
@@ -57,28 +58,21 @@ def _harmless() -> list[Any]:
     numbers = np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?US'
     paths = [
         (PosixPath if kind == 'PosixPath' and PosixPath is type(Path()) else pure, f'{module}.{kind}')
-        for kind, pure in (
-            ('PosixPath', PurePosixPath),
-            ('PurePosixPath', PurePosixPath),
-            ('WindowsPath', PureWindowsPath),
-            ('PureWindowsPath', PureWindowsPath),
-            ('PurePath', PurePath),
+        for pure, kinds in (
+            (PurePosixPath, ('PosixPath', 'PurePosixPath')),
+            (PureWindowsPath, ('WindowsPath', 'PureWindowsPath')),
+            (PurePath, ('PurePath',)),
         )
+        for kind in kinds
         for module in ('pathlib', 'pathlib._local')  # the latter in Python 3.13
     ]
-    containers = [range, slice, frozenset, argparse.Namespace]
-    times = [datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone]
     return [
-        HistoryBuffer,
-        OneCycleParamScheduler,
-        ConfigDict,
-        np.ndarray,
-        np.dtype,
+        *(HistoryBuffer, OneCycleParamScheduler, ConfigDict, np.ndarray, np.dtype),
         *{type(np.dtype(code)) for code in numbers},
         *numpy,
         *paths,
-        *containers,
-        *times,
+        *(range, slice, frozenset, argparse.Namespace),
+        *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone),
         (_history_method, 'builtins.getattr'),
     ]
 
@@ -154,13 +148,9 @@ def allow_logs() -> None:
         torch.serialization.add_safe_globals(_harmless())
 
 
-_said: set[str] = set()
-
-
+@functools.cache
 def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        print_log(message, logger='current', level=30)
+    print_log(message, logger='current', level=logging.WARNING)
 
 
 def damage(path: str | os.PathLike[str]) -> str | None:
@@ -209,9 +199,9 @@ def not_weights(path: str | os.PathLike[str]) -> str | None:
             torch.load(path, map_location='cpu', mmap=zipfile.is_zipfile(path) or None)
     except Exception as error:  # pickle errors have no common base
         reason = refusal(error)
-        if 'more than weights' not in reason:
-            return damage(path) or f'it is no checkpoint ({reason})'
-        return f'{reason}; reading it can run code that is in it. {HOW_TO_TRUST}'
+        if 'more than weights' in reason:
+            return f'{reason}; reading it can run code that is in it. {HOW_TO_TRUST}'
+        return damage(path) or f'it is no checkpoint ({reason})'
     return None
 
 

@@ -19,7 +19,6 @@ from mmkd_graph.distillers.teacher import resolve_model_config
 from mmkd_graph.plain import plain
 from mmkd_graph.registry import type_name
 
-_OURS = 'mmkd_graph'
 _DROPPED = object()
 
 
@@ -124,7 +123,7 @@ def _plain_config(value: Any) -> Any:
 def _is_ours(value: Any) -> bool:
     """Whether a value names a class or a module of this package."""
     value = _as_text(value)
-    return isinstance(value, str) and value.split('.')[0] == _OURS
+    return isinstance(value, str) and value.split('.')[0] == 'mmkd_graph'
 
 
 def _as_text(value: Any) -> Any:

@@ -131,24 +131,24 @@ def test_what_a_run_goes_on_from(tmp_path: Path) -> None:
         os.utime(tmp_path / f'iter_{i}.pth', (i, i))
     save_whole(dict(state_dict={}, meta=dict(iter=9)), tmp_path / 'student.pth')  # exported weights, the newest file
     point, refused = find_resume_point(tmp_path)  # killed before last_checkpoint was written for the first time
-    assert (point.path.name, point.iteration, point.seed, refused) == ('iter_3.pth', 3, 7, [])
+    assert (Path(point.path).name, point.iteration, point.seed, refused) == ('iter_3.pth', 3, 7, [])
 
     pointer = tmp_path / 'last_checkpoint'
     pointer.write_text('/another/machine/iter_2.pth')  # the folder was moved
-    assert find_resume_point(tmp_path)[0].path.name == 'iter_2.pth'
+    assert Path(find_resume_point(tmp_path)[0].path).name == 'iter_2.pth'
     pointer.write_text('')
     point, refused = find_resume_point(tmp_path)
-    assert point.path.name == 'iter_3.pth' and 'is empty' in refused[0]
+    assert Path(point.path).name == 'iter_3.pth' and 'is empty' in refused[0]
     pointer.write_text(str(tmp_path / 'iter_4.pth'))
     point, refused = find_resume_point(tmp_path)
-    assert point.path.name == 'iter_3.pth' and 'is not there' in refused[0]
+    assert Path(point.path).name == 'iter_3.pth' and 'is not there' in refused[0]
 
     pointer.write_text(str(tmp_path / 'iter_3.pth'))
     for i in (3, 2):
         (tmp_path / f'iter_{i}.pth').write_bytes(b'PK')
         os.utime(tmp_path / f'iter_{i}.pth', (i, i))
     point, refused = find_resume_point(tmp_path)
-    assert point.path.name == 'iter_1.pth'
+    assert Path(point.path).name == 'iter_1.pth'
     assert [Path(reason.split(':')[0]).name for reason in refused] == ['iter_3.pth', 'iter_2.pth']
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,18 +42,14 @@ _BETTER_BY, _BETTER_TIMES = 0.03, 1.25
 _COMPARED = 32
 """Images on which normalisations are compared."""
 
-NORMALISATIONS: dict[str, dict[str, Any]] = {
-    'the mean and std of ImageNet, RGB': dict(
-        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
-    ),
-    'the mean and std of ImageNet, BGR': dict(
-        mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395], bgr_to_rgb=False
-    ),
-    "Caffe's mean, BGR": dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False),
-    '0 to 255, BGR': dict(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0], bgr_to_rgb=False),
-    '0 to 1, RGB': dict(mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=True),
+NORMALISATIONS: dict[str, tuple[list[float], list[float], bool]] = {
+    'the mean and std of ImageNet, RGB': ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], True),
+    'the mean and std of ImageNet, BGR': ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395], False),
+    "Caffe's mean, BGR": ([103.53, 116.28, 123.675], [1.0, 1.0, 1.0], False),
+    '0 to 255, BGR': ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], False),
+    '0 to 1, RGB': ([0.0, 0.0, 0.0], [255.0, 255.0, 255.0], True),
 }
-"""Those of mmdet's zoo, as arguments of a ``data_preprocessor``."""
+"""Those of mmdet's zoo: mean, std and ``bgr_to_rgb`` of a ``data_preprocessor``."""
 
 
 @dataclass(frozen=True)
@@ -155,46 +152,42 @@ def check_accuracy(
         return [Finding(OK, KEY, 'not scored: it has no class in common with the data')]
     order = torch.tensor([names.index(x) if x in names else -1 for x in known or names])
     try:
+        key, problem = KEY, 'not scored: the teacher could not predict'
         samples, infos, inputs = _predictions(model, loader, order, batches, seconds)
-    except Exception as error:  # detectors and pipelines of any kind
-        return [Finding(WARNING, KEY, f'not scored: the teacher could not predict ({one_line(error)})')]
-    try:
+        problem = "not scored: its boxes cannot be compared with the data's"
         seen = overlap([_detections(sample) for sample in samples], [_truth(info) for info in infos])
-    except Exception as error:  # boxes of any kind
-        found = f"not scored: its boxes cannot be compared with the data's ({one_line(error)})"
-        return [Finding(WARNING, KEY, found)]
-    try:
-        metric, score = _score(evaluator, samples, metainfo, model.teacher.model)
-    except Exception as error:  # evaluators of any kind
-        return [Finding(WARNING, 'val_evaluator', f'the teacher could not be scored with it ({one_line(error)})')]
+        key, problem = 'val_evaluator', 'the teacher could not be scored with it'
+        score = functools.partial(_score, evaluator, metainfo, model.teacher.model)
+        metric, reached = score(samples)
+    except Exception as error:  # detectors, pipelines, boxes and evaluators of any kind
+        return [Finding(WARNING, key, f'{problem} ({one_line(error)})')]
     images = f'{len(samples)} validation images ({seen.boxes} boxes)'
-    details = dict(metric=metric, score=score, images=len(samples), **vars(seen))
+    details = dict(metric=metric, score=reached, images=len(samples), **vars(seen))
     if not seen.boxes:
         return [Finding(WARNING, KEY, f'not scored: no boxes in {images}', 'try more --batches', details)]
-    if score is None:
+    if reached is None:
         return [Finding(WARNING, 'val_evaluator', f'it gives no average precision ({metric})', details=details)]
     shared = {*known} & {*names} if known else names
     part = f', of {len(names)} classes it knows {len(shared)}' if len(shared) < len(names) else ''
-    found = f'the teacher reaches {metric} {score:.3f} on {images}{part}'
+    found = f'the teacher reaches {metric} {reached:.3f} on {images}{part}'
     unnamed = seen.found >= _FOUND and seen.named < _NAMED
-    shares = f': it finds {seen.found:.0%} of the boxes'
-    shares += f' and names {seen.named:.0%} of these rightly' if unnamed else ''
+    rightly = f' and names {seen.named:.0%} of these rightly' if unnamed else ''
+    shares = f': it finds {seen.found:.0%} of the boxes{rightly}'
     if unnamed and seen.renamed:
         found += f'{shares} (what is {names[seen.confused[0]]} it calls {names[seen.confused[1]]})'
         return [Finding(FAIL, KEY, found, 'its classes are in another order than the data has them', details)]
-    other = _better_normalisation(model, inputs, samples, order, evaluator, metainfo, seconds)
-    if other is not None:
+    if other := _better_normalisation(model, inputs, samples, order, score, seconds):
         name, own, better, count = other
         found += f'; with its images normalised by {name}, {better:.3f} instead of {own:.3f} on {count} of them'
         advice = "teacher.config's data_preprocessor is not what it was trained with: correct mean, std and bgr_to_rgb"
         return [Finding(FAIL, KEY, found, advice, dict(details, normalisation=name, score_then=better))]
-    if score >= least and not unnamed:
+    if reached >= least and not unnamed:
         return [Finding(OK, KEY, found, details=details)]
     advice = (
         'is it the checkpoint of this config, were the mean, std and bgr_to_rgb of its data_preprocessor those that it '
         'was trained with, is it trained on such images and classes?'
     )
-    return [Finding(FAIL if score < least else WARNING, KEY, found + shares, advice, details)]
+    return [Finding(FAIL if reached < least else WARNING, KEY, found + shares, advice, details)]
 
 
 def _predictions(
@@ -224,27 +217,19 @@ def _predictions(
 @torch.no_grad()
 def _predict(model: GraphDistiller, inputs: Tensor, data_samples: Sequence, order: Tensor) -> list:
     """Copies of the samples with what the teacher predicts of its inputs, labelled as the data is."""
-    samples = []
     for sample in data_samples:
         # transformers mask what is padding by it, and the teacher may have been padded further
         sample.set_metainfo(dict(batch_input_shape=tuple(inputs.shape[-2:])))
-    for sample in model.teacher.model.predict(inputs, data_samples):
-        sample = sample.cpu()
+    samples = [sample.cpu() for sample in model.teacher.model.predict(inputs, data_samples)]
+    for sample in samples:
         labels = order[sample.pred_instances.labels]
         sample.pred_instances.labels = labels
         sample.pred_instances = sample.pred_instances[labels >= 0]
-        samples.append(sample)
     return samples
 
 
 def _better_normalisation(
-    model: GraphDistiller,
-    batches: Sequence[dict],
-    samples: list,
-    order: Tensor,
-    evaluator: Any,
-    metainfo: dict,
-    seconds: float,
+    model: GraphDistiller, batches: Sequence[dict], samples: list, order: Tensor, score: Callable, seconds: float
 ) -> tuple[str, float, float, int] | None:
     """The first normalisation that a teacher is much better with than with its own.
 
@@ -254,14 +239,12 @@ def _better_normalisation(
     begin = time.monotonic()
     teacher = model.teacher.model
     count = sum(len(data['data_samples']) for data in batches)
-    _, own = _score(evaluator, samples[:count], metainfo, teacher)
-    if own is None:
+    _, own = score(samples[:count])
+    if own is None or model.teacher.image_channels != 3:  # those of the zoo have three
         return None
-    if model.teacher.image_channels != 3:
-        return None  # those of the zoo have three
     used = PixelMap.of(teacher.data_preprocessor, KEY)
-    for name, arguments in NORMALISATIONS.items():
-        preprocessor = DetDataPreprocessor(pad_size_divisor=used.divisor, pad_value=used.pad_value, **arguments)
+    for name, (mean, std, bgr_to_rgb) in NORMALISATIONS.items():
+        preprocessor = DetDataPreprocessor(mean, std, used.divisor, used.pad_value, bgr_to_rgb=bgr_to_rgb)
         if InputTransfer(preprocessor, teacher.data_preprocessor).same_normalisation:
             continue
         if time.monotonic() - begin > seconds:
@@ -271,9 +254,9 @@ def _better_normalisation(
         for data in batches:
             shapes = [sample.img_shape[:2] for sample in data['data_samples']]
             found += _predict(model, transfer(data['inputs'], shapes), data['data_samples'], order)
-        _, score = _score(evaluator, found, metainfo, teacher)
-        if score is not None and score > max(own + _BETTER_BY, own * _BETTER_TIMES):
-            return name, own, score, count
+        _, better = score(found)
+        if better is not None and better > max(own + _BETTER_BY, own * _BETTER_TIMES):
+            return name, own, better, count
     return None
 
 
@@ -289,7 +272,7 @@ def _truth(info: dict) -> tuple[Tensor, Tensor]:
     return horizontal_boxes(boxes) if things else boxes.reshape(0, 4), labels
 
 
-def _score(config: Any, samples: list, metainfo: dict, teacher: Any) -> tuple[str, float | None]:
+def _score(config: Any, metainfo: dict, teacher: Any, samples: list) -> tuple[str, float | None]:
     """Name and value of the average precision of boxes; the names of what there is if there is none."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = Evaluator(config)

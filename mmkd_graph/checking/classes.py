@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from mmdet.registry import DATASETS
@@ -11,10 +12,8 @@ from torch import nn
 from mmkd_graph.datasets.metainfo import common_metainfo
 from mmkd_graph.distillers import FrozenTeacher, GraphDistiller
 
-from .findings import FAIL, OK, WARNING, Finding
+from .findings import FAIL, OK, WARNING, Finding, some_of
 
-_NAMED = 6
-"""Differing classes that a line names."""
 _HEADS = ('bbox_head', 'mask_head')
 """Parts of the path of a module that has one output per class of things."""
 
@@ -60,21 +59,14 @@ def head_classes(detector: nn.Module) -> dict[str, int]:
 def check_classes(
     model: GraphDistiller, train: Mapping[str, Any] | None, val: Mapping[str, Any] | None = None
 ) -> list[Finding]:
-    """Compare the classes of the data sets with the student's heads and the teacher.
-
-    Args:
-        model: the distiller, not wrapped.
-        train: ``metainfo`` of the training data set; None if it is not known.
-        val: that of the validation data set.
-    """
-    names = _metainfo_classes(train)
-    if names is None:
+    """Compare the classes of the data sets, by their ``metainfo``, with the student's heads and the teacher."""
+    names, others = (_names((metainfo or {}).get('classes') or ()) for metainfo in (train, val))
+    if not names:
         key = 'train_dataloader.dataset.metainfo.classes'
         return [Finding(WARNING, key, 'no class names are known', 'set them: nothing can be compared')]
     findings = [_student(model, names, train or {})]
-    other = _metainfo_classes(val)
-    if other is not None and other != names:
-        found = f'other classes than those trained on: {_difference(other, names)}'
+    if others and others != names:
+        found = f'other classes than those trained on: {_difference(others, names)}'
         key = 'val_dataloader.dataset.metainfo.classes'
         findings.append(Finding(FAIL, key, found, 'name the same classes in the same order'))
     return [*findings, _teacher(model, names, count_things(train))]
@@ -99,31 +91,30 @@ def _teacher(model: GraphDistiller, names: tuple[str, ...], things: int) -> Find
     key = 'model.teacher'
     known, source = teacher_classes(model.teacher)
     heads = head_classes(model.teacher.model)
+    counts = sorted({*heads.values()})
     details: dict[str, Any] = dict(heads=heads, dataset=list(names))
+    level, advice = _others(model)
+    gains = '' if level == FAIL else _GAINS
     if known is None:
         found = f'{source} names its classes'
-        if heads and set(heads.values()) != {things}:
-            found += f', and its heads have {sorted(set(heads.values()))} where the data has {things}'
-            level, advice = _others(model)
-            return Finding(level, key, f'{found}{"" if level == FAIL else _GAINS}', advice or _NAME_THEM, details)
-        return Finding(WARNING, key, found, _NAME_THEM, details)
+        if counts in ([], [things]):
+            return Finding(WARNING, key, found, _NAME_THEM, details)
+        found += f', and its heads have {counts} where the data has {things}{gains}'
+        return Finding(level, key, found, advice or _NAME_THEM, details)
     details['teacher'] = list(known)
     expected = {len(known)} | ({things} if known == names else set())
-    if heads and not expected & {*heads.values()}:
-        found = f'{source} names {len(known)} classes, its heads have {sorted(set(heads.values()))}'
+    if heads and not expected & {*counts}:
+        found = f'{source} names {len(known)} classes, its heads have {counts}'
         return Finding(FAIL, key, found, 'use the config that the checkpoint was trained with', details)
     if known == names:
         return Finding(OK, key, f'the {len(names)} classes of the data in the same order (says {source})', '', details)
     if sorted(known) == sorted(names):
         found = f'the classes of the data in another order (says {source}): {_difference(known, names)}'
-        level, advice = _others(model)
-        if level == FAIL:
-            return Finding(FAIL, key, found, f'{advice}; or reorder metainfo.classes', details)
-        advice = 'no loss reads the order, but make sure that it is the teacher that you mean'
-        return Finding(WARNING, key, found, advice, details)
-    found = f'other classes than the data (says {source}): {_difference(known, names)}'
-    level, advice = _others(model)
-    return Finding(level, key, f'{found}{"" if level == FAIL else _GAINS}', advice, details)
+        unread = 'no loss reads the order, but make sure that it is the teacher that you mean'
+        advice = f'{advice}; or reorder metainfo.classes' if level == FAIL else unread
+        return Finding(level, key, found, advice, details)
+    found = f'other classes than the data (says {source}): {_difference(known, names)}{gains}'
+    return Finding(level, key, found, advice, details)
 
 
 _GAINS = (
@@ -152,17 +143,12 @@ def count_things(metainfo: Mapping[str, Any] | None) -> int:
     return len(_names(metainfo.get('thing_classes') or metainfo.get('classes') or ()))
 
 
-def _metainfo_classes(metainfo: Mapping[str, Any] | None) -> tuple[str, ...] | None:
-    names = (metainfo or {}).get('classes')
-    return _names(names) if names else None
-
-
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(map(str, names))
 
 
 def _shown(names: Sequence[str]) -> str:
-    return ', '.join(names[:_NAMED]) + (', …' if len(names) > _NAMED else '')
+    return ', '.join(names[:6]) + (', …' if len(names) > 6 else '')
 
 
 def _difference(given: Sequence[str], data: Sequence[str]) -> str:
@@ -172,8 +158,7 @@ def _difference(given: Sequence[str], data: Sequence[str]) -> str:
         parts = [f'{len(given)} against {len(data)}, {len({*given} & {*data})} in common']
         parts += [f'the data alone has {_shown(missing)}'] if missing else []
         return ', '.join(parts + ([f'it alone has {_shown(more)}'] if more else []))
-    rows = [f'{i} is {a}, in the data {b}' for i, (a, b) in enumerate(zip(given, data, strict=False)) if a != b]
-    return '; '.join(rows[:_NAMED]) + (f'; and {len(rows) - _NAMED} more' if len(rows) > _NAMED else '')
+    return some_of([f'{i} is {a}, in the data {b}' for i, a, b, same in side_by_side(given, data) if not same])
 
 
 def side_by_side(teacher: Sequence[str], data: Sequence[str]) -> list[tuple[int, str, str, bool]]:
@@ -183,10 +168,4 @@ def side_by_side(teacher: Sequence[str], data: Sequence[str]) -> list[tuple[int,
         >>> side_by_side(['cat', 'cow'], ['cat', 'dog', 'cow'])
         [(0, 'cat', 'cat', True), (1, 'cow', 'dog', False), (2, '-', 'cow', False)]
     """
-    count = max(len(data), len(teacher))
-
-    def name(names: Sequence[str], i: int) -> str:
-        return names[i] if i < len(names) else '-'
-
-    rows = ((name(teacher, i), name(data, i)) for i in range(count))
-    return [(i, a, b, a == b) for i, (a, b) in enumerate(rows)]
+    return [(i, a, b, a == b) for i, (a, b) in enumerate(zip_longest(teacher, data, fillvalue='-'))]

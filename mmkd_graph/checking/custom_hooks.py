@@ -12,10 +12,10 @@ from mmengine.registry import HOOKS
 from mmkd_graph.registry import type_name
 
 from .findings import FAIL, WARNING, Finding
-from .origins import explained, located
+from .origins import explained, hook_key, located
 
-_BEGIN = ('switch_epoch', 'begin_epoch', 'begin_iter')
-"""Options of hooks that say when they begin."""
+_BEGIN = dict(switch_epoch='epochs', begin_epoch='epochs', begin_iter='iterations')
+"""Options of hooks that say when they begin, and in what."""
 
 
 def check_custom_hooks(cfg: Config) -> list[Finding]:
@@ -26,7 +26,7 @@ def check_custom_hooks(cfg: Config) -> list[Finding]:
         try:
             HOOKS.build(options)
         except Exception as error:  # hooks of any kind
-            key = f'custom_hooks[{i}] ({type_name(hook.get("type"))})'
+            key = hook_key(i, hook)
             found = located(explained(error), cfg, key).removeprefix(f'{key}: ')
             findings.append(Finding(FAIL, key, found, 'correct the config'))
     return [*findings, *check_schedule(cfg)]
@@ -34,20 +34,17 @@ def check_custom_hooks(cfg: Config) -> list[Finding]:
 
 def check_schedule(cfg: Config) -> list[Finding]:
     """What is cheap to find out, and no failure: hooks that were lost, and hooks that do nothing in this training."""
-    return [*_lost(cfg), *_late(cfg)]
+    findings = _late(cfg)
+    if lost := [name for name in lost_hooks(cfg) if name not in _names(cfg)]:
+        what = f'{", ".join(lost)} of the base config {"is" if len(lost) == 1 else "are"} gone'
+        advice = 'to keep what is inherited, write custom_hooks = [*_base_.custom_hooks, dict(type=…)]'
+        found = f'{what}, as a list replaces a list'
+        findings.insert(0, Finding(WARNING, 'custom_hooks', found, advice, dict(lost=lost)))
+    return findings
 
 
 def _hooks(cfg: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [hook for hook in cfg.get('custom_hooks') or [] if isinstance(hook, Mapping) and 'type' in hook]
-
-
-def _lost(cfg: Config) -> list[Finding]:
-    lost = [name for name in lost_hooks(cfg) if name not in _names(cfg)]
-    if not lost:
-        return []
-    found = f'{", ".join(lost)} of the base config {"is" if len(lost) == 1 else "are"} gone, as a list replaces a list'
-    advice = 'to keep what is inherited, write custom_hooks = [*_base_.custom_hooks, dict(type=…)]'
-    return [Finding(WARNING, 'custom_hooks', found, advice, dict(lost=lost))]
 
 
 def _names(cfg: Mapping[str, Any]) -> list[str]:
@@ -86,26 +83,26 @@ def _lost_in(filename: str) -> list[str]:
 def _late(cfg: Config) -> list[Finding]:
     findings = []
     training = cfg.get('train_cfg') or {}
-    epochs, iterations = training.get('max_epochs'), training.get('max_iters')
+    epochs, iterations = (_number(training.get(name)) for name in ('max_epochs', 'max_iters'))
     for i, hook in enumerate(_hooks(cfg)):
-        key = f'custom_hooks[{i}] ({type_name(hook["type"])})'
-        for option in _BEGIN:
-            begin, unit = hook.get(option), 'iterations' if option.endswith('iter') else 'epochs'
+        key = hook_key(i, hook)
+        for option, unit in _BEGIN.items():
+            begin = _number(hook.get(option))
             last = iterations if unit == 'iterations' else epochs
-            if not _is_number(begin) or not begin:
+            if not begin:
                 continue
-            if _is_number(last) and begin >= last:
+            if last is not None and begin >= last:
                 found = f'{option}={begin}, but the training ends after {last} {unit}: it never begins'
                 findings.append(Finding(WARNING, key, found, f'set it below {last}'))
             elif unit == 'epochs' and iterations and not epochs:
                 found = f'{option}={begin}, but train_cfg counts iterations: it never begins'
                 findings.append(Finding(WARNING, key, found, 'train by epochs, or leave the hook out'))
-        last = hook.get('num_last_epochs')
-        if _is_number(last) and _is_number(epochs) and last >= epochs:
+        last = _number(hook.get('num_last_epochs'))
+        if last is not None and epochs is not None and last >= epochs:
             found = f'num_last_epochs={last}, but the training has only {epochs} epochs: it begins with the first one'
             findings.append(Finding(WARNING, key, found, f'set it below {epochs}'))
     return findings
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

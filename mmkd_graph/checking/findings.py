@@ -73,6 +73,12 @@ def agreed(findings: Sequence[Finding]) -> list[Finding]:
     return [x for x in union if x.level != OK or (x.key not in bad and first[x.key] is x)]
 
 
+def some_of(differences: Sequence[Any], most: int = 6) -> str:
+    """What differs, for a line; of much the first."""
+    more = len(differences) - most
+    return '; '.join(map(str, differences[:most])) + (f'; and {more} more' if more > 0 else '')
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, without its pages: of one that a loading process raised, what is at its end."""
     LOG.debug('', exc_info=error)

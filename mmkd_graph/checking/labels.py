@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmkd_graph.datasets.metainfo import common_metainfo
@@ -47,10 +47,15 @@ def check_labels(dataset: Any, loader: str, training: bool = True) -> list[Findi
         if names and names != tuple(classes):
             found = f'other classes than those of {parts[0][0]}: the same label has another name'
             findings.append(Finding(FAIL, key, found, 'name the same classes in the same order'))
-        names, things = names or tuple(classes), things or count_things(metainfo)
+        own = count_things(metainfo)
+        names, things = names or tuple(classes), things or own
         labels, part_ignored, part_looked = _count(leaf, _IMAGES // len(parts))
-        findings += _wrong_labels(key, labels, count_things(metainfo), f'{part_looked} of {len(leaf)} images')
-        findings += _lost_classes(key, leaf, count_things(metainfo))
+        findings += _wrong_labels(key, labels, own, f'{part_looked} of {len(leaf)} images')
+        known = getattr(leaf, 'cat_ids', None)
+        if isinstance(known, (list, tuple)) and len(known) < own:  # COCO-like: the labels of later ones are shifted
+            found = f'{own - len(known)} of the {own} classes are none of the categories of {leaf.ann_file}'
+            found += ', which shifts the labels of others'
+            findings.append(Finding(FAIL, key, found, 'name them as the file does'))
         boxes += labels
         images, looked, ignored = images + len(leaf), looked + part_looked, ignored + part_ignored
     if failed(findings) or not looked:
@@ -68,30 +73,21 @@ def check_labels(dataset: Any, loader: str, training: bool = True) -> list[Findi
 
 
 def check_batch_labels(batches: Sequence[Any], metainfo: Mapping[str, Any] | None, loader: str) -> list[Finding]:
-    """Look for labels outside of the classes in what the pipelines made; of any data set.
-
-    Args:
-        batches: as the loader gives them.
-        metainfo: of the data set; without classes nothing is said.
-        loader: config key of the loader.
-    """
+    """Look for labels outside of the classes in batches as a loader gives them; without classes nothing is said."""
     things = count_things(metainfo)
-    labels: Counter[int] = Counter()
-    images: dict[int, Any] = {}
-    for sample in (sample for batch in batches for sample in _samples(batch)):
-        for label in getattr(getattr(sample, 'gt_instances', None), 'labels', ()):
-            labels[int(label)] += 1
-            images.setdefault(int(label), sample.get('img_path') or sample.get('img_id'))
     if not things:
         return []
+    labels: Counter[int] = Counter()
+    images: dict[int, Any] = {}
+    for batch in batches:
+        samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
+        for sample in samples if isinstance(samples, (list, tuple)) else ():
+            for label in getattr(getattr(sample, 'gt_instances', None), 'labels', ()):
+                labels[int(label)] += 1
+                images.setdefault(int(label), sample.get('img_path') or sample.get('img_id'))
     wrong = next((label for label in labels if not 0 <= label < things), None)
     where = f'the first batches, one of them in image {images[wrong]},' if wrong is not None else ''
     return _wrong_labels(f'{loader}.dataset.metainfo.classes', labels, things, where)
-
-
-def _samples(batch: Any) -> Iterator[Any]:
-    samples = batch.get('data_samples', ()) if isinstance(batch, Mapping) else ()
-    yield from samples if isinstance(samples, (list, tuple)) else ()
 
 
 def _count(leaf: Any, most: int) -> tuple[Counter[int], int, int]:
@@ -119,12 +115,3 @@ def _wrong_labels(key: str, labels: Counter[int], things: int, where: str) -> li
     count, shown = sum(labels[label] for label in wrong), ', '.join(map(str, wrong[:_SHOWN]))
     found = f'{count} boxes in {where} have labels as {shown}, where {things} classes have 0 to {things - 1}'
     return [Finding(FAIL, key, found, 'name each class once, as the annotations do')]
-
-
-def _lost_classes(key: str, leaf: Any, things: int) -> list[Finding]:
-    """Classes that a COCO-like data set did not find in its file: the labels of those after them are shifted."""
-    known = getattr(leaf, 'cat_ids', None)
-    if not isinstance(known, (list, tuple)) or len(known) >= things:
-        return []
-    what = f'{things - len(known)} of the {things} classes are none of the categories of {leaf.ann_file}'
-    return [Finding(FAIL, key, f'{what}, which shifts the labels of others', 'name them as the file does')]

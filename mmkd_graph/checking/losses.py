@@ -23,9 +23,7 @@ _STRONG, _WEAK = 10.0, 1e-3
 
 
 def check_losses(
-    model: GraphDistiller,
-    batches: Sequence[Any],
-    precision: Callable[[], AbstractContextManager] = nullcontext,
+    model: GraphDistiller, batches: Sequence[Any], precision: Callable[[], AbstractContextManager] = nullcontext
 ) -> list[Finding]:
     """Values and gradients of the task and of every distillation loss.
 
@@ -61,7 +59,8 @@ def check_losses(
                 return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
             except Exception as error:  # detectors of any kind
                 if str(error).startswith('gradient_norms:'):
-                    level = FAIL if _trains(model) else WARNING
+                    trains = any(weight.value != 0 for weight in model.distill.weights.values())
+                    level = FAIL if trains else WARNING
                     return [*broken, Finding(level, 'model.taps.student', one_line(error))]
                 if 'use_reentrant' in str(error):
                     return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
@@ -72,9 +71,7 @@ def check_losses(
             # The norms are those of all ranks: they go on together, as a loss may gather.
             if all(norms.losses.values()) or not all(map(math.isfinite, norms.losses.values())):
                 break
-    findings = [_task(norms), *broken]
-    findings += [_loss(model, name, norms, boxes, len(batches)) for name in norms.losses]
-    return findings
+    return [_task(norms), *broken, *(_loss(model, name, norms, boxes, len(batches)) for name in norms.losses)]
 
 
 def _measured(
@@ -92,10 +89,6 @@ def _measured(
             key, found = split_key(str(error), 'model')
             broken.append(Finding(FAIL, key, found, 'correct the loss, or its options'))
             del probe.distill.losses[error.name]
-
-
-def _trains(model: GraphDistiller) -> bool:
-    return any(weight.value != 0 for weight in model.distill.weights.values())
 
 
 def _task(norms: GradientNorms) -> Finding:
@@ -118,22 +111,19 @@ def _loss(model: GraphDistiller, name: str, norms: GradientNorms, boxes: int, ba
     level = FAIL if weight else WARNING  # what is only logged harms no training
     if bad := [term for term, value in values.items() if not math.isfinite(value)]:
         found = ', '.join(f'{term} is {values[term]:g}' for term in bad)
-        return Finding(
-            level, key, found, 'look at the features of the teacher (weights, normalisation), and at amp', details
-        )
+        advice = 'look at the features of the teacher (weights, normalisation), and at amp'
+        return Finding(level, key, found, advice, details)
     if not math.isfinite(norm):
         found = f'the gradient at the tapped features is {norm:g}'
         return Finding(level, key, found, 'train without amp, or give the loss another option', details)
     if norm == 0 and weight:
-        if not any(values.values()):
-            found = f'every term is zero in {batches} batches'
-            if boxes < 2:
-                return Finding(
-                    WARNING, key, f'{found} with hardly a box', 'look at the log of the first iterations', details
-                )
+        if any(values.values()):
+            found = f'no gradient reaches the student, though its value is {sum(values.values()):.4g}'
+            return Finding(FAIL, key, found, 'look at taps.student and at the options of the loss', details)
+        found = f'every term is zero in {batches} batches'
+        if boxes >= 2:
             return Finding(FAIL, key, found, 'nothing is learned: look at its options and at the boxes', details)
-        found = f'no gradient reaches the student, though its value is {sum(values.values()):.4g}'
-        return Finding(FAIL, key, found, 'look at taps.student and at the options of the loss', details)
+        return Finding(WARNING, key, f'{found} with hardly a box', 'look at the log of the first iterations', details)
     task = norms.task or math.nan
     terms = ', '.join(f'{t} {v:.4g} (gradient {norms.terms[name][t] / task:.3g} x task)' for t, v in values.items())
     if not weight:
@@ -144,10 +134,8 @@ def _loss(model: GraphDistiller, name: str, norms: GradientNorms, boxes: int, ba
         wanted = model.distill.weights[name].ratio
         return Finding(OK, key, f'{terms}; its weight will be measured, for {wanted:g} x task', details=details)
     found = f'{terms}; at loss_weight={weight:g} together {ratio:.3g} x task'
-    if ratio > _STRONG or ratio < _WEAK:
-        advice = (
-            f"set loss_weight near {weight / ratio:.2g} (1 x task), or dict(type='mmkd_graph.GradientRatio', ratio=…)"
-        )
-        what = 'it drowns the task' if ratio > _STRONG else 'it is hardly seen'
-        return Finding(WARNING, key, f'{found}: {what}', advice, details)
-    return Finding(OK, key, found, details=details)
+    if _WEAK <= ratio <= _STRONG or math.isnan(ratio):
+        return Finding(OK, key, found, details=details)
+    found += ': it drowns the task' if ratio > _STRONG else ': it is hardly seen'
+    advice = f"set loss_weight near {weight / ratio:.2g} (1 x task), or dict(type='mmkd_graph.GradientRatio', ratio=…)"
+    return Finding(WARNING, key, found, advice, details)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator, Mapping
-from types import FrameType
 from typing import Any
 
 import mmdet.registry
@@ -56,11 +55,9 @@ def config_error(error: Exception, cfg: Config) -> str | None:
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return None
     key = _key(error, cfg)
-    if key is None:
-        return None
     if key == 'model' and not cfg.model.get('type'):
         return 'model.type is missing; accepted: a detector of mmdet, or mmkd_graph.GraphDistiller'
-    return located(explained(error), cfg, key)
+    return located(explained(error), cfg, key) if key else None
 
 
 def located(message: str, cfg: Config, key: str) -> str:
@@ -117,17 +114,15 @@ def _key(error: Exception, cfg: Config) -> str | None:
         elif name == 'call_hook' and frame.f_locals.get('fn_name') in ('before_run', 'before_train'):
             key = _hook(frame.f_locals.get('hook'), cfg)
         elif name in _BUILDERS:
-            key = _BUILDERS[name] + _entry(frame)
+            key, hook = _BUILDERS[name], frame.f_locals.get('hook')
+            if name == 'register_custom_hooks' and isinstance(hook, Mapping):
+                key = hook_key(next((i for i, x in enumerate(frame.f_locals.get('hooks')) if x is hook), ''), hook)
     return key
 
 
-def _entry(frame: FrameType) -> str:
-    """Which of the custom hooks is being built."""
-    hooks, hook = frame.f_locals.get('hooks'), frame.f_locals.get('hook')
-    if frame.f_code.co_name != 'register_custom_hooks' or not isinstance(hook, Mapping):
-        return ''
-    place = next((i for i, other in enumerate(hooks) if other is hook), '')
-    return f'[{place}] ({type_name(hook.get("type"))})'
+def hook_key(place: int | str, hook: Mapping[str, Any]) -> str:
+    """Config key and kind of one of ``custom_hooks``."""
+    return f'custom_hooks[{place}] ({type_name(hook.get("type"))})'
 
 
 def _hook(hook: Any, cfg: Config) -> str:
@@ -154,10 +149,11 @@ def explained(error: Exception) -> str:
     if found := re.search(r'must contain the key "type", but got (.*)', message):
         return f'KeyError: a type is missing in {found[1].removesuffix(" None")[:80]}'
     if found := _UNREGISTERED.search(message):
-        kinds = [registry for registry in _registries() if registry.name == found[2]]
-        return message + near(type_name(found[1]), _names(kinds))
+        names = [name for registry in _registries() if registry.name == found[2] for name in registry.module_dict]
+        return message + near(type_name(found[1]), names)
     if found := re.search(r'Failed to get (\S+)', message):
-        return f'{message}: not registered{near(type_name(found[1]), _names(list(_registries())))}'
+        names = [name for registry in _registries() for name in registry.module_dict]
+        return f'{message}: not registered{near(type_name(found[1]), names)}'
     if found := _UNEXPECTED.search(message):
         for registry in _registries():
             kind = registry.module_dict.get(found[1])
@@ -174,7 +170,3 @@ def _registries() -> Iterator[Registry]:
             yield registry
             if registry.parent is not None:
                 yield registry.parent
-
-
-def _names(registries: list[Registry]) -> list[str]:
-    return [name for registry in registries for name in registry.module_dict]

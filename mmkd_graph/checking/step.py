@@ -22,13 +22,7 @@ _FULL = 0.9
 
 
 def iterations(train_cfg: Mapping[str, Any], images: int, batch: int, gpus: int) -> int | None:
-    """Iterations of the whole training; None if the loop does not say.
-
-    Args:
-        train_cfg: the config's; with ``max_epochs`` or ``max_iters``.
-        images: size of the data set.
-        batch: images per process.
-        gpus: processes.
+    """Iterations of a training on ``images``, ``batch`` of them per process; None if the loop does not say.
 
     Example:
         >>> iterations(dict(by_epoch=True, max_epochs=12), images=117266, batch=2, gpus=8)
@@ -50,24 +44,23 @@ def check_step(
     gpus: int,
     seconds: float = 20.0,
 ) -> list[Finding]:
-    """Train a few steps; the model's weights are others afterwards.
+    """Train a few steps, the first of which warms up; the model's weights are others afterwards.
 
     Args:
         model: the distiller on its device.
         cfg: the whole config.
-        batches: as the loader gives them; the first one warms up.
-        images: size of the training set.
-        batch: images per process.
-        gpus: processes that the training will have.
+        batches: as the loader gives them.
+        images, batch, gpus: as of :func:`iterations`.
         seconds: time after which no other step is begun.
     """
     device = next(model.parameters()).device
+    cuda = device.type == 'cuda'
     try:
         wrapper = build_optim_wrapper(model, copy.deepcopy(cfg['optim_wrapper']))
         wrapper.initialize_count_status(model, 0, len(batches) + 1)
     except Exception as error:  # optimizers of any kind
         return [Finding(FAIL, 'optim_wrapper', one_line(error), 'correct the config')]
-    if device.type == 'cuda':
+    if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     model.train()
     times, logged = [], {}
@@ -78,7 +71,7 @@ def check_step(
                 break
             start = time.perf_counter()
             logged = model.train_step(copy.deepcopy(data), wrapper)
-            if device.type == 'cuda':
+            if cuda:
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
     except torch.cuda.OutOfMemoryError as error:
@@ -125,7 +118,7 @@ def _duration(seconds: float) -> str:
         >>> _duration(50), _duration(600), _duration(7200), _duration(400000)
         ('50 s', '10.0 min', '2.0 h', '4.6 days')
     """
-    for size, unit in ((86400 * 2, 'days'), (5400, 'h'), (90, 'min')):
-        if seconds > size:
-            return f'{seconds / dict(days=86400, h=3600, min=60)[unit]:.1f} {unit}'
+    for least, size, unit in ((2 * 86400, 86400, 'days'), (5400, 3600, 'h'), (90, 60, 'min')):
+        if seconds > least:
+            return f'{seconds / size:.1f} {unit}'
     return f'{seconds:.0f} s'

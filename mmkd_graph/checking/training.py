@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,12 +25,11 @@ from .accuracy import check_accuracy
 from .batches import batch_size, metainfo_of, sample_batches
 from .classes import check_classes
 from .custom_hooks import check_custom_hooks, check_schedule
-from .data import check_data
+from .data import LOADERS, check_data, check_ranks
 from .findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
 from .labels import check_batch_labels, check_labels
 from .losses import check_losses
 from .origins import explained, located
-from .ranks import check_ranks
 from .step import check_step
 from .wiring import check_wiring
 
@@ -53,7 +51,7 @@ def check_config(
         least: average precision in [0, 1] below which the teacher fails.
         device: default: the accelerator, if there is one.
     """
-    findings = list(_guarded('train_dataloader.dataset', lambda: check_data(cfg)))
+    findings = list(_guarded('train_dataloader.dataset', check_data, cfg))
     yield from findings
     readable = not failed(findings)
     sampler = type_name(((cfg.get('train_dataloader') or {}).get('sampler') or {}).get('type'))
@@ -63,7 +61,7 @@ def check_config(
     weights = cfg.get('load_from')
     if weights and '://' not in weights and not os.path.isfile(weights):
         yield Finding(FAIL, 'load_from', f'there is no file {weights}', 'correct the path')
-    yield from _guarded('custom_hooks', lambda: check_custom_hooks(cfg))
+    yield from _guarded('custom_hooks', check_custom_hooks, cfg)
     try:
         model = MMDET_MODELS.build(ConfigDict(model_of(cfg)))
         if isinstance(model, GraphDistiller):
@@ -77,57 +75,45 @@ def check_config(
         found = f'it is a {type(model).__name__}, no GraphDistiller'
         yield Finding(WARNING, 'model', found, 'only distillations are looked at')
         return
-    yield from _guarded('model', lambda: check_wiring(model, cfg))
+    yield from _guarded('model', check_wiring, model, cfg)
     if not readable:
-        yield Finding(
-            WARNING, 'model.losses', 'classes, teacher and losses were not looked at', 'correct the data first'
-        )
+        found = 'classes, teacher and losses were not looked at'
+        yield Finding(WARNING, 'model.losses', found, 'correct the data first')
         return
 
-    train, finding = _loader(cfg, 'train_dataloader')
-    yield from finding
-    val, finding = _loader(cfg, 'val_dataloader')
-    yield from finding
-    labels = (
-        list(_guarded('train_dataloader', lambda: check_labels(train.dataset, 'train_dataloader'))) if train else []
-    )
+    loaders: dict[str, Any] = dict.fromkeys(LOADERS)
+    for key in LOADERS:
+        try:
+            with no_garbage_collection():
+                loaders[key] = Runner.build_dataloader(cfg[key]) if cfg.get(key) else None
+        except Exception as error:  # data sets of any kind
+            yield Finding(FAIL, key, explained(error), 'correct the data or the config')
+    train, val = loaders.values()
+    labels = list(_guarded('train_dataloader', check_labels, train.dataset, 'train_dataloader')) if train else []
     yield from labels
     if val:
-        of_val = lambda: check_labels(val.dataset, 'val_dataloader', training=False)  # noqa: E731
-        yield from _guarded('val_dataloader', of_val)
-    classes = list(_guarded('model.teacher', lambda: check_classes(model, metainfo_of(train), metainfo_of(val))))
+        yield from _guarded('val_dataloader', check_labels, val.dataset, 'val_dataloader', training=False)
+    classes = list(_guarded('model.teacher', check_classes, model, metainfo_of(train), metainfo_of(val)))
     yield from classes
     if val and cfg.get('val_evaluator'):
-        score = lambda: check_accuracy(model, val, cfg.val_evaluator, batches, least)  # noqa: E731
-        yield from _guarded('model.teacher.checkpoint', score)
+        yield from _guarded('model.teacher.checkpoint', check_accuracy, model, val, cfg.val_evaluator, batches, least)
     elif not val:
         yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
-    if failed(labels):
-        yield Finding(WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the labels first')
-    elif any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes):
-        yield Finding(
-            WARNING, 'model.losses', 'losses, memory and time were not looked at', 'correct the student first'
-        )
+    headless = any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes)
+    wrong = 'labels' if failed(labels) else 'student' if headless else ''
+    if wrong:
+        found = 'losses, memory and time were not looked at'
+        yield Finding(WARNING, 'model.losses', found, f'correct the {wrong} first')
     elif train:
-        yield from _guarded('model', lambda: _check_batches(model, cfg, train, gpus))
+        yield from _guarded('model', _check_batches, model, cfg, train, gpus)
 
 
-def _guarded(key: str, part: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def _guarded(key: str, part: Callable[..., Iterable[Finding]], *args: Any, **options: Any) -> Iterator[Finding]:
     """The findings of a part. What it raises is one of them, so that the other parts are looked at all the same."""
     try:
-        yield from part()
+        yield from part(*args, **options)
     except Exception as error:  # models, losses and data of any kind
         yield Finding(FAIL, key, one_line(error), 'this could not be looked at')
-
-
-def _loader(cfg: Config, key: str) -> tuple[Any, list[Finding]]:
-    if not cfg.get(key):
-        return None, []
-    try:
-        with no_garbage_collection():
-            return Runner.build_dataloader(cfg[key]), []
-    except Exception as error:  # data sets of any kind
-        return None, [Finding(FAIL, key, explained(error), 'correct the data or the config')]
 
 
 def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) -> Iterator[Finding]:
@@ -139,10 +125,9 @@ def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) ->
         yield Finding(FAIL, key, one_line(error), 'correct the data or the pipeline')
         return
     seconds = (time.perf_counter() - begin) / BATCHES
-    workers = train.num_workers
-    found = f'{len(train.dataset)} images; one process reads a batch of {size} in {seconds:.2g} s'
-    details = dict(images=len(train.dataset), seconds_per_batch=seconds, workers=workers)
-    yield Finding(OK, key, f'{found}, num_workers={workers}', details=details)
+    images, workers = len(train.dataset), train.num_workers
+    found = f'{images} images; one process reads a batch of {size} in {seconds:.2g} s, num_workers={workers}'
+    yield Finding(OK, key, found, details=dict(images=images, seconds_per_batch=seconds, workers=workers))
     if wrong := check_batch_labels(data, metainfo_of(train), 'train_dataloader'):
         yield from wrong
         return
@@ -152,7 +137,7 @@ def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) ->
     findings = check_losses(model, data, lambda: autocast(enabled=amp, dtype=dtype))
     yield from findings
     if not failed(findings):
-        for finding in check_step(model, cfg, data, len(train.dataset), size, gpus):
+        for finding in check_step(model, cfg, data, images, size, gpus):
             yield finding
             step, pace = finding.details.get('seconds_per_step'), seconds / max(workers, 1)
             if step and pace > step:
@@ -174,14 +159,12 @@ def check_runner(runner: Runner) -> list[Finding]:
     findings += check_classes(model, metainfo_of(train), metainfo_of(val))
     findings += check_schedule(runner.cfg)
     batches: list[Any] = []
-    findings += check_labels(train.dataset, 'train_dataloader')
-    if val is not None:
-        findings += check_labels(val.dataset, 'val_dataloader', training=False)
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
         if loader is None:
             continue
+        findings += check_labels(loader.dataset, key, training=loader is train)
         try:
-            read = list(itertools.islice(sample_batches(loader, count)[1], count))
+            read = list(sample_batches(loader, count)[1])
         except Exception as error:  # pipelines of any kind
             findings.append(Finding(FAIL, f'{key}.dataset', one_line(error), 'correct the data or the pipeline'))
             continue

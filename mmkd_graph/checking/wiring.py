@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.inputs import normalised
-from mmkd_graph.distillers.provenance import Difference, image_scales
+from mmkd_graph.distillers.provenance import image_scales
 
-from .findings import FAIL, OK, WARNING, Finding
+from .findings import FAIL, OK, WARNING, Finding, some_of
 
-_NAMED = 6
-"""Differences that a line names."""
 _OTHER_SIZE = 1.25
 """Images are of another size if their short sides differ by more than this factor."""
 
 
 def check_wiring(model: GraphDistiller, cfg: Mapping[str, Any] | None = None) -> list[Finding]:
-    """What the model is made of, once it could be built, and what its training's config feeds the teacher.
-
-    Args:
-        model: the distiller, not wrapped.
-        cfg: the whole config; None to leave out what it says.
-    """
+    """What the model is made of, once it could be built, and what its training's config feeds the teacher."""
     findings = [_weights(model), *_config(model), _levels(model), _adapters(model)]
     return findings if cfg is None else [*findings, *_pipeline(cfg), *_scales(model, cfg)]
 
@@ -57,13 +50,8 @@ def _config(model: GraphDistiller) -> list[Finding]:
             advice = 'use the config that the checkpoint was trained with'
             advice += ', or set model.teacher.strict=False if this is meant' if matters and teacher.strict else ''
             level = FAIL if matters and teacher.strict else WARNING
-            findings.append(Finding(level, key, _differing(some), advice, {x.key: str(x) for x in some}))
+            findings.append(Finding(level, key, some_of(some), advice, {x.key: str(x) for x in some}))
     return findings
-
-
-def _differing(differences: Sequence[Difference]) -> str:
-    more = len(differences) - _NAMED
-    return '; '.join(map(str, differences[:_NAMED])) + (f'; and {more} more' if more > 0 else '')
 
 
 def _pipeline(cfg: Mapping[str, Any]) -> list[Finding]:
@@ -71,9 +59,8 @@ def _pipeline(cfg: Mapping[str, Any]) -> list[Finding]:
     found = normalised(cfg, ['train_dataloader'])
     if not found:
         return []
-    first = found[0]
-    text = f'{first.name} ({first.key}) normalises the images where the teacher cannot know of it'
-    advice = f'take it out, and write into model.student: {first.line}'
+    text = f'{found[0].name} ({found[0].key}) normalises the images where the teacher cannot know of it'
+    advice = f'take it out, and write into model.student: {found[0].line}'
     return [Finding(FAIL, 'train_dataloader.dataset.pipeline', text, advice)]
 
 
@@ -98,17 +85,12 @@ def _levels(model: GraphDistiller) -> Finding:
 
 
 def _adapters(model: GraphDistiller) -> Finding:
-    levels = list(model.distill.adapter.levels)
-    added = [
-        f'{stride}: {level.in_channels} to {level.out_channels}'
-        for stride, level in zip(model.strides, levels, strict=True)
-        if isinstance(level, nn.Conv2d)
-    ]
-    counts = {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in (('adapters', model.distill.adapter), ('losses', model.distill.losses))
-    }
-    found = f'adapters at {len(added)} of {len(levels)} levels' + (f' (stride {", ".join(added)})' if added else '')
+    levels = dict(zip(model.strides, model.distill.adapter.levels, strict=True))
+    convolutions = {stride: level for stride, level in levels.items() if isinstance(level, nn.Conv2d)}
+    added = ', '.join(f'{stride}: {x.in_channels} to {x.out_channels}' for stride, x in convolutions.items())
+    parts = dict(adapters=model.distill.adapter, losses=model.distill.losses)
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    found = f'adapters at {len(convolutions)} of {len(levels)} levels' + (f' (stride {added})' if added else '')
     found += f'; {counts["adapters"]} weights in adapters and {counts["losses"]} in losses are learned and not exported'
     return Finding(OK, 'model.adapter', found, details=counts)
 

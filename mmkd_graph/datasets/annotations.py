@@ -7,7 +7,7 @@ the file or the entry, and leaves out boxes without area and objects of unknown 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdet.datasets import CocoDataset, XMLDataset
@@ -19,15 +19,14 @@ from mmkd_graph.registry import type_name
 from .coco_files import read_coco
 from .images import SECONDS
 from .problems import ERROR, Problem, listed, shown, sort_by_severity
+from .reading import leaves
 from .voc_files import check_voc
 
 _MAKES_OTHERS = ('ann_file', 'data_root', 'data_prefix', 'metainfo', 'test_mode', 'filter_cfg', 'type')
 
 
 def check_datasets(
-    cfg: Mapping[str, Any],
-    loaders: Sequence[str] = ('train_dataloader', 'val_dataloader'),
-    seconds: float = SECONDS,
+    cfg: Mapping[str, Any], loaders: Sequence[str] = ('train_dataloader', 'val_dataloader'), seconds: float = SECONDS
 ) -> list[Problem]:
     """Look through the data sets of a config's loaders, wrapped ones too.
 
@@ -42,26 +41,26 @@ def check_datasets(
         What was found, errors first; empty if all is well.
     """
     problems: list[Problem] = []
-    leaves: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    different: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for loader in loaders:
-        for key, dataset in _leaves((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
-            leaves.setdefault(repr([(name, dataset.get(name)) for name in _MAKES_OTHERS]), (key, dataset))
+        for key, dataset in leaves((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+            if isinstance(dataset, Mapping):
+                different.setdefault(repr([(name, dataset.get(name)) for name in _MAKES_OTHERS]), (key, dataset))
     first: tuple[list[str], str] | None = None
-    for key, dataset in leaves.values():
-        found, labels = _look(dataset, key, seconds / len(leaves))
+    for key, dataset in different.values():
+        found, labels = _look(dataset, key, seconds / len(different))
         problems += found
         file = str(dataset.get('ann_file'))
         if first and labels != first[0] and sorted(labels) == sorted(first[0]):
             what = f'its categories are in another order than those of {first[1]}, and so are the labels'
             problems.append(Problem(ERROR, file, 'categories', what, f'{key}.ann_file'))
         first = first or ((labels, file) if labels else None)
-    for loader in loaders:
-        evaluator = cfg.get(loader.replace('dataloader', 'evaluator'))
-        local = isinstance(evaluator, Mapping) and not evaluator.get('backend_args')
-        file = str(evaluator.get('ann_file') or '') if local else ''
-        if file and not is_address(file) and not os.path.isfile(file):
-            key = f'{loader.replace("dataloader", "evaluator")}.ann_file'
-            problems.append(Problem(ERROR, file, '', 'there is no such file', key))
+    for key in (loader.replace('dataloader', 'evaluator') for loader in loaders):
+        evaluator = cfg.get(key)
+        if isinstance(evaluator, Mapping) and not evaluator.get('backend_args'):
+            file = str(evaluator.get('ann_file') or '')
+            if file and not is_address(file) and not os.path.isfile(file):
+                problems.append(Problem(ERROR, file, '', 'there is no such file', f'{key}.ann_file'))
     return sort_by_severity(problems)
 
 
@@ -99,10 +98,9 @@ def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Pr
     if not local:
         return [], []
     folder = os.path.join(root, prefix.get('sub_data_root', ''))
-    names = {name: dataset[name] for name in ('img_subdir', 'ann_subdir') if name in dataset}
-    smallest = (dataset.get('filter_cfg') or {}).get('bbox_min_size')
-    options = dict(names, test_mode=test_mode, bbox_min_size=smallest, key=key, **reading)
-    return check_voc(file, classes, folder, **options), []
+    options = {name: dataset[name] for name in ('img_subdir', 'ann_subdir') if name in dataset}
+    options['bbox_min_size'] = (dataset.get('filter_cfg') or {}).get('bbox_min_size')
+    return check_voc(file, classes, folder, test_mode=test_mode, key=key, **options, **reading), []
 
 
 def _class_names(classes: Any) -> list[str]:
@@ -147,16 +145,3 @@ def _image_reading(pipeline: Sequence[Any], seconds: float) -> tuple[bool, dict[
     upright = loads[0].get('imdecode_backend') == 'turbojpeg'
     turned = loads[0].get('color_type', 'color') in ('color', 'grayscale') and not upright
     return local, dict(turned=turned, seconds=seconds)
-
-
-def _leaves(dataset: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The data sets inside of RepeatDataset, ConcatDataset and their like."""
-    if not isinstance(dataset, Mapping):
-        return
-    if isinstance(inner := dataset.get('dataset'), Mapping):
-        yield from _leaves(inner, f'{key}.dataset')
-    elif isinstance(several := dataset.get('datasets'), Sequence):
-        for i, inner in enumerate(several):
-            yield from _leaves(inner, f'{key}.datasets.{i}')
-    else:
-        yield key, dataset

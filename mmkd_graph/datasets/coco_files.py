@@ -44,14 +44,16 @@ def read_coco(
     if content is None:
         return problems.all(), []
     lists = {name: content.get(name) for name in ('images', 'categories', 'annotations')}
+    if test_mode and lists['annotations'] is None:
+        lists['annotations'] = []
     for name, value in lists.items():
-        if not isinstance(value, list) and not (name == 'annotations' and test_mode and value is None):
+        if not isinstance(value, list):
             problems.add(ERROR, '', f'there is no list {name!r}, which a COCO annotation file has')
     if problems.problems:
         return problems.all(), []
     names = _check_categories(lists['categories'], classes, problems)
     sizes, there = _check_images(lists['images'], images, problems)
-    usable, ignored = _check_annotations(lists['annotations'] or [], names, sizes, {*classes}, test_mode, problems)
+    usable, ignored = _check_annotations(lists['annotations'], names, sizes, {*classes}, test_mode, problems)
     if not usable and not test_mode:
         rest = f' ({ignored} are iscrowd or ignore)' if ignored else ''
         problems.add(ERROR, '', f'there is no usable box of any of the classes{rest}')
@@ -63,13 +65,12 @@ def read_coco(
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
     """Read large files twice as fast: else every few thousand new objects all of them are looked through."""
-    was_on = gc.isenabled()
+    restore = gc.enable if gc.isenabled() else gc.disable
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        restore()
 
 
 def _read_json(file: str | os.PathLike[str], problems: Problems) -> dict | None:
@@ -166,21 +167,21 @@ def _check_annotations(
         ids.add(entry['id'])
         if test_mode and 'iscrowd' not in entry:
             problems.add(WARNING, place, 'iscrowd missing, which CocoMetric (pycocotools) needs')
-        box, size = entry['bbox'], sizes.get(entry['image_id'])
+        box, area, category = entry['bbox'], entry['area'], entry['category_id']
+        size = sizes.get(entry['image_id'])
+        image = f'the image of {size[0]}x{size[1]}' if size else ''
         if size is None:
-            what = f'no image has the id {shown(entry["image_id"])}'
-            problems.add(WARNING, place, what, 'no such image id')
-        elif entry['category_id'] not in names:
-            what = f'no category has the id {shown(entry["category_id"])}: the box is left out'
+            problems.add(WARNING, place, f'no image has the id {shown(entry["image_id"])}', 'no such image id')
+        elif category not in names:
+            what = f'no category has the id {shown(category)}: the box is left out'
             problems.add(WARNING, place, what, 'no such category id')
-        elif names[entry['category_id']] not in classes:
-            others[names[entry['category_id']]] += 1
+        elif names[category] not in classes:
+            others[names[category]] += 1
         elif is_far_outside((box[0], box[1], box[0] + box[2], box[1] + box[3]), size):
-            what = f'bbox {box} is far outside of the image of {size[0]}x{size[1]}'
-            problems.add(ERROR, place, what, 'boxes far outside of their image')
-        elif _is_degenerate(box, entry['area'], size):
-            what = f'bbox {box}, area {entry["area"]} has no pixel in the image of {size[0]}x{size[1]}'
-            problems.add(WARNING, place, f'{what}: the box is left out', 'boxes without a pixel')
+            problems.add(ERROR, place, f'bbox {box} is far outside of {image}', 'boxes far outside of their image')
+        elif _is_degenerate(box, area, size):
+            what = f'bbox {box}, area {area} has no pixel in {image}: the box is left out'
+            problems.add(WARNING, place, what, 'boxes without a pixel')
         elif entry.get('iscrowd') or entry.get('ignore'):
             ignored += 1
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
@@ -82,8 +83,9 @@ def image_size(path: str | os.PathLike[str], turned: bool = True) -> tuple[int, 
                 return _decoded_size(path)
             except Image.DecompressionBombError:
                 return None
-            size = image.size
-            turn = _orientation(image) in _QUARTER_TURNS
+            size, turn = image.size, False
+            with contextlib.suppress(Exception):  # broken EXIF data, which readers pass over
+                turn = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
             if end := _ENDS.get(image.format):
                 file.seek(-min(len(end), os.fstat(file.fileno()).st_size), os.SEEK_END)
                 if file.read() != end and _is_truncated(path):
@@ -94,13 +96,6 @@ def image_size(path: str | os.PathLike[str], turned: bool = True) -> tuple[int, 
         return size
     # whether other formats are turned depends on OpenCV's version
     return size[::-1] if image.format in ('JPEG', 'MPO') else None
-
-
-def _orientation(image: Image.Image) -> Any:
-    try:
-        return image.getexif().get(_ORIENTATION)
-    except Exception:  # broken EXIF data, which readers pass over
-        return None
 
 
 def _is_truncated(path: Any) -> bool:
@@ -114,10 +109,9 @@ def _is_truncated(path: Any) -> bool:
 
 
 def _decoded_size(path: Any) -> tuple[int, int]:
-    try:
+    pixels = None
+    with contextlib.suppress(Exception):  # OpenCV's own
         pixels = mmcv.imread(str(path), backend='cv2')
-    except Exception:  # OpenCV's own
-        pixels = None
     if pixels is None:
         raise ValueError('is no image, or a broken one')
     return pixels.shape[1], pixels.shape[0]
@@ -136,21 +130,18 @@ def look_at_images(
     """
     deadline = time.monotonic() + seconds
     order = np.random.default_rng(0).permutation(len(images)).tolist()
-    wrong: dict[int, tuple[str, str, str]] = {}
-
-    def look(index: int) -> None:
-        if found := _compare(images[index], turned):
-            wrong[index] = found
-
+    wrong: dict[int, tuple[str, str, str] | None] = {}
     done = 0
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of images that are very large, or have odd metadata
         while done < len(order) and time.monotonic() < deadline:
-            list(pool.map(look, order[done : done + _CHUNK]))
+            chunk = order[done : done + _CHUNK]
+            wrong.update(zip(chunk, pool.map(lambda i: _compare(images[i], turned), chunk), strict=True))
             done += _CHUNK
-    for index in sorted(wrong):
-        severity, message, kind = wrong[index]
-        problems.add(severity, images[index].entry, message, kind, images[index].file)
+    for index, found in sorted(wrong.items()):
+        if found:
+            severity, message, kind = found
+            problems.add(severity, images[index].entry, message, kind, images[index].file)
     if done < len(order):
         problems.add(NOTE, '', f'{done} of {len(order)} images were looked at, evenly spread, in {seconds:g} s')
 

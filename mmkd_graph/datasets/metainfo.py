@@ -24,12 +24,9 @@ def common_metainfo(metainfo: Any) -> dict[str, Any]:
     """
     if isinstance(metainfo, Mapping):
         return dict(metainfo)
-    if not isinstance(metainfo, Sequence) or isinstance(metainfo, str) or not metainfo:
+    if not isinstance(metainfo, Sequence) or not metainfo or not all(isinstance(part, Mapping) for part in metainfo):
         return {}
-    parts = [part for part in metainfo if isinstance(part, Mapping)]
-    if len(parts) < len(metainfo):
-        return {}
-    first, *others = parts
+    first, *others = metainfo
     return {
         key: value
         for key, value in first.items()

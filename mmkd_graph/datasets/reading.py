@@ -1,8 +1,8 @@
-"""What is inside of a built data set, and errors of reading it that name the image."""
+"""What is inside of a data set, and errors of reading it that name the image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -11,20 +11,24 @@ class UnreadableImage(RuntimeError):
 
 
 def leaves(dataset: Any, key: str = 'dataset') -> Iterator[tuple[str, Any]]:
-    """The data sets inside of a built one, of RepeatDataset, ConcatDataset, MultiImageMixDataset and their like.
+    """The data sets inside of one, of RepeatDataset, ConcatDataset, MultiImageMixDataset and their like.
 
     Args:
-        dataset: a built data set.
+        dataset: a built data set, or the config of one.
         key: its config key.
 
     Yields:
         Config key and data set of each that wraps no other.
     """
+    inner, several = (
+        dataset.get(name) if isinstance(dataset, Mapping) else getattr(dataset, name, None)
+        for name in ('dataset', 'datasets')
+    )
     if callable(getattr(dataset, 'prepare_data', None)):  # mmengine's, whatever it holds
         yield key, dataset
-    elif (inner := getattr(dataset, 'dataset', None)) is not None:
+    elif inner is not None:
         yield from leaves(inner, f'{key}.dataset')
-    elif isinstance(several := getattr(dataset, 'datasets', None), (list, tuple)):
+    elif isinstance(several, (list, tuple)):
         for i, inner in enumerate(several):
             yield from leaves(inner, f'{key}.datasets.{i}')
     else:
@@ -46,7 +50,7 @@ def name_images(dataset: Any) -> None:
 
 
 def unreadable(dataset: Any, index: int, error: Exception) -> UnreadableImage:
-    """The error that names the image of an index of a data set."""
+    """The error that names the image at an index."""
     try:
         info = dataset.get_data_info(index)
         name = info.get('img_path') or f'img_id {info["img_id"]}'

@@ -7,7 +7,6 @@ alone tells the class, and distractors carry the same textures on other outlines
 other fillings. Colours, orientation and size say nothing about the class.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -85,7 +84,7 @@ def render_scene(
     width, height = size
     if min(size) < 32:
         raise ValueError(f'size must be at least 32x32 pixels, got {size}')
-    ranges = {'num_objects': num_objects, 'num_distractors': num_distractors, 'diameter': diameter}
+    ranges = dict(num_objects=num_objects, num_distractors=num_distractors, diameter=diameter)
     for name, (low, high) in ranges.items():
         if not 0 <= low <= high:
             raise ValueError(f'{name} must be an ascending pair of non-negative numbers, got {(low, high)}')
@@ -114,14 +113,10 @@ def render_scene(
     for index, area in enumerate(areas):
         rows, columns = np.nonzero(owner == index)
         fraction = min(1.0, len(rows) / area)
-        if fraction < MIN_DIFFICULT:
-            continue
-        box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE:
-            continue
-        boxes.append(box)
-        kept.append(index)
-        visible.append(fraction)
+        if fraction >= MIN_DIFFICULT and min(np.ptp(rows), np.ptp(columns)) + 1 >= MIN_SIDE:
+            boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+            kept.append(index)
+            visible.append(fraction)
     renumber = np.full(len(labels) + 1, _NOBODY, np.int16)  # the last entry serves owner == -1
     renumber[kept] = np.arange(len(kept))
     return Scene(
@@ -145,26 +140,18 @@ def _circle(radius: float, count: int = 48) -> np.ndarray:
 
 def _contours(shape: str) -> list[np.ndarray]:
     """Closed contours of a shape inside the unit circle, even-odd filled; each ``(K, 2)``."""
-    if shape == 'disc':
-        return [_circle(0.92)]
-    if shape == 'square':
-        return [_circle(1.0, 4)]
-    if shape == 'triangle':
-        return [_circle(1.0, 3)]
-    if shape == 'star':
-        star = _circle(1.0, 10)
-        star[1::2] *= 0.5
-        return [star]
-    if shape == 'ring':
-        return [_circle(0.95), _circle(0.55)]
-    if shape == 'cross':
-        arm = np.array([[1, 0.3], [0.3, 0.3], [0.3, 1], [-0.3, 1], [-0.3, 0.3], [-1, 0.3]])
-        return [0.95 * np.concatenate([arm, -arm])]
-    if shape == 'bar':
-        return [np.array([[-1, -0.25], [1, -0.25], [1, 0.25], [-1, 0.25]])]
-    if shape == 'half':
-        return [_circle(0.95)[:25]]
-    raise ValueError(f'unknown shape {shape!r}')
+    star = _circle(1.0, 10)
+    star[1::2] *= 0.5
+    arm = np.array([[1, 0.3], [0.3, 0.3], [0.3, 1], [-0.3, 1], [-0.3, 0.3], [-1, 0.3]])
+    return {
+        'disc': [_circle(0.92)],
+        'triangle': [_circle(1.0, 3)],
+        'star': [star],
+        'ring': [_circle(0.95), _circle(0.55)],
+        'cross': [0.95 * np.concatenate([arm, -arm])],
+        'bar': [np.array([[-1, -0.25], [1, -0.25], [1, 0.25], [-1, 0.25]])],
+        'half': [_circle(0.95)[:25]],
+    }[shape]
 
 
 def _paint(
@@ -176,7 +163,7 @@ def _paint(
     extent: float,
     identity: int,
 ) -> float:
-    """Draws one textured shape in place and returns its whole area in pixels, hidden parts included."""
+    """Draws one textured shape in place; returns the area in pixels inside its outline, hidden parts included."""
     height, width = owner.shape
     aspect = np.exp(rng.uniform(-0.2, 0.2))
     turn, squeeze = rng.uniform(-MAX_TURN, MAX_TURN), rng.uniform(0, 2 * np.pi)
@@ -203,7 +190,8 @@ def _paint(
     patch = canvas[top:bottom, left:right]
     patch += alpha * (_fill(rng, texture, u, v, extent) - patch)
     owner[top:bottom, left:right][mask >= 128] = identity
-    return float(sum(_signed_area(contour) for contour in _oriented(contours)))
+    x, y = contours[0].T
+    return float(0.5 * np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))  # shoelace formula
 
 
 def _place(rng: np.random.Generator, owner: np.ndarray, extent: float) -> np.ndarray:
@@ -236,10 +224,8 @@ def _fill(rng: np.random.Generator, texture: str, u: np.ndarray, v: np.ndarray, 
         wave = 4.5 * np.sin(along + phase[0]) * np.sin(across + phase[1])
     elif texture == 'plain':
         wave = 0.45 * along
-    elif texture == 'rough':
+    else:  # rough
         wave = 1.8 * rng.standard_normal(u.shape, np.float32)
-    else:
-        raise ValueError(f'unknown texture {texture!r}')
     weight = 0.5 + 0.5 * np.tanh(wave)[..., None]
     return first.astype(np.float32) + weight * (second - first).astype(np.float32)
 
@@ -293,17 +279,3 @@ def _expose(canvas: np.ndarray, rng: np.random.Generator, noise: float) -> np.nd
 def _rotation(angle: float) -> np.ndarray:
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.array([[cosine, -sine], [sine, cosine]])
-
-
-def _signed_area(contour: np.ndarray) -> float:
-    x, y = contour.T
-    return float(0.5 * np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
-
-
-def _oriented(contours: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The first contour turned to positive area, the others, its holes, to negative area."""
-    signs = [1.0] + [-1.0] * (len(contours) - 1)
-    return [
-        contour if _signed_area(contour) * sign > 0 else contour[::-1]
-        for contour, sign in zip(contours, signs, strict=True)
-    ]

@@ -18,15 +18,15 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
+import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -48,17 +48,13 @@ def print_progress(done: int, total: int) -> None:
         print(f'  {done}/{total} images', flush=True)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """What the annotation files say of one image: a scene without its pixels, which would fill the memory."""
+class _Thing(NamedTuple):
+    """What the annotation files say of one object."""
 
-    name: str
-    width: int
-    height: int
-    boxes: list[list[int]]
-    labels: list[int]
-    difficult: list[bool]
-    areas: list[int]
+    box: list[int]
+    label: int
+    difficult: bool
+    area: int
 
 
 def generate_shapes(
@@ -102,7 +98,15 @@ def generate_shapes(
             holds anything that is not such a set (that is never replaced).
     """
     counts = {'train': num_train, 'val': num_val, 'test': num_test}
-    _check_parameters(seed, counts, layouts, workers)
+    if seed < 0:
+        raise ValueError(f'seed must not be negative, got {seed}')
+    for split, count in counts.items():
+        if count < 1:
+            raise ValueError(f'num_{split} must be at least 1, got {count}')
+    if isinstance(layouts, str) or not layouts or set(layouts) - set(LAYOUTS):
+        raise ValueError(f'layouts must be a non-empty selection of {LAYOUTS}, got {layouts!r}')
+    if workers < 1:
+        raise ValueError(f'workers must be at least 1, got {workers}')
     asked = {
         'generator': GENERATOR,
         'version': VERSION,
@@ -118,10 +122,13 @@ def generate_shapes(
         return found
 
     root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(root)
-    partial = Path(tempfile.mkdtemp(prefix=_partial_prefix(root), dir=root.parent))
+    prefix = f'.{root.name}.partial-'
+    for path in root.parent.glob(f'{prefix}*'):  # of killed runs: one that lives takes less than an hour
+        if time.time() - path.stat().st_mtime > 3600:
+            shutil.rmtree(path, ignore_errors=True)
+    partial = root.with_name(f'{prefix}{uuid.uuid4().hex}')
+    partial.mkdir()
     try:
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes a private folder; a data set is an ordinary one
         _write_set(partial, asked, workers, progress)
         manifest = {**asked, 'sha256': _digest(partial)}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
@@ -132,18 +139,6 @@ def generate_shapes(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return manifest
-
-
-def _check_parameters(seed: int, counts: dict[str, int], layouts: Sequence[str], workers: int) -> None:
-    if seed < 0:
-        raise ValueError(f'seed must not be negative, got {seed}')
-    for split, count in counts.items():
-        if count < 1:
-            raise ValueError(f'num_{split} must be at least 1, got {count}')
-    if isinstance(layouts, str) or not layouts or set(layouts) - set(LAYOUTS):
-        raise ValueError(f'layouts must be a non-empty selection of {LAYOUTS}, got {layouts!r}')
-    if workers < 1:
-        raise ValueError(f'workers must be at least 1, got {workers}')
 
 
 def _find(root: Path, asked: dict, force: bool) -> dict | None:
@@ -160,11 +155,11 @@ def _find(root: Path, asked: dict, force: bool) -> dict | None:
             f'{root} exists and is not a set made by {GENERATOR}; it is left as it is. '
             'Give another root, or remove it yourself.'
         )
-    differing = [key for key, value in asked.items() if found.get(key) != value]
-    if not differing:
-        return None if force else found
     if force:
         return None
+    differing = [key for key, value in asked.items() if found.get(key) != value]
+    if not differing:
+        return found
     details = '; '.join(f'{key}: found {found.get(key)}, asked {asked[key]}' for key in differing)
     raise FileExistsError(
         f'{root} holds a set made with other parameters ({details}). '
@@ -173,10 +168,10 @@ def _find(root: Path, asked: dict, force: bool) -> dict | None:
 
 
 def _write_set(root: Path, asked: dict, workers: int, progress: Callable[[int, int], None] | None) -> None:
-    images = root / 'VOC2007' / 'JPEGImages'
-    images.mkdir(parents=True)
+    folder = root / 'VOC2007' / 'JPEGImages'
+    folder.mkdir(parents=True)
     tasks = [
-        (images, split, index, asked['seed'], tuple(asked['image_size']))
+        (folder, split, index, asked['seed'], tuple(asked['image_size']))
         for split in SPLITS
         for index in range(asked['counts'][split])
     ]
@@ -187,42 +182,35 @@ def _write_set(root: Path, asked: dict, workers: int, progress: Callable[[int, i
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context('spawn')))
             stack.callback(pool.shutdown, cancel_futures=True)  # on an error, drop what has not begun
             results = pool.map(_render_one, tasks, chunksize=8)
-        entries: dict[str, list[_Entry]] = {split: [] for split in SPLITS}
-        for done, (task, result) in enumerate(zip(tasks, results, strict=True), start=1):
-            entries[task[1]].append(result)
+        splits: dict[str, dict[str, list[_Thing]]] = {split: {} for split in SPLITS}
+        for done, (task, (name, things)) in enumerate(zip(tasks, results, strict=True), start=1):
+            splits[task[1]][name] = things
             if progress is not None:
                 progress(done, len(tasks))
-    for split in SPLITS:
+    for split, images in splits.items():
         if 'coco' in asked['layouts']:
-            _write_coco(root, split, entries[split])
+            _write_coco(root, split, images, *asked['image_size'])
         if 'voc' in asked['layouts']:
-            _write_voc(root, split, entries[split])
+            _write_voc(root, split, images, *asked['image_size'])
 
 
-def _render_one(task: tuple[Path, str, int, int, tuple[int, int]]) -> _Entry:
-    """Renders one image and stores it; returns its annotations."""
-    images, split, index, seed, size = task
+def _render_one(task: tuple[Path, str, int, int, tuple[int, int]]) -> tuple[str, list[_Thing]]:
+    """Renders one image and stores it; returns its name and its objects."""
+    folder, split, index, seed, size = task
     name = f'{split}_{index:05d}'
     sequence = np.random.SeedSequence((seed, SPLITS.index(split), index))
     scene = render_scene(np.random.default_rng(sequence), size)
     encoded = cv2.imencode('.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-    (images / f'{name}.jpg').write_bytes(encoded.tobytes())
-    return _Entry(
-        name=name,
-        width=size[0],
-        height=size[1],
-        boxes=scene.boxes.tolist(),
-        labels=scene.labels.tolist(),
-        difficult=scene.difficult.tolist(),
-        areas=np.bincount(scene.owner[scene.owner >= 0], minlength=len(scene.boxes)).tolist(),
-    )
+    (folder / f'{name}.jpg').write_bytes(encoded.tobytes())
+    areas = np.bincount(scene.owner[scene.owner >= 0], minlength=len(scene.boxes))
+    columns = (column.tolist() for column in (scene.boxes, scene.labels, scene.difficult, areas))
+    return name, [_Thing(*row) for row in zip(*columns, strict=True)]
 
 
-def _write_coco(root: Path, split: str, entries: Sequence[_Entry]) -> None:
+def _write_coco(root: Path, split: str, images: dict[str, list[_Thing]], width: int, height: int) -> None:
     annotations = []
-    for image_id, entry in enumerate(entries, start=1):
-        rows = zip(entry.boxes, entry.labels, entry.difficult, entry.areas, strict=True)
-        for (x1, y1, x2, y2), label, difficult, area in rows:
+    for image_id, things in enumerate(images.values(), start=1):
+        for (x1, y1, x2, y2), label, difficult, area in things:
             annotations.append(
                 {
                     'id': len(annotations) + 1,
@@ -236,8 +224,8 @@ def _write_coco(root: Path, split: str, entries: Sequence[_Entry]) -> None:
     content = {
         'info': {'description': f'Generated shapes, {split} split', 'version': str(VERSION)},
         'images': [
-            {'id': image_id, 'file_name': f'{entry.name}.jpg', 'width': entry.width, 'height': entry.height}
-            for image_id, entry in enumerate(entries, start=1)
+            {'id': image_id, 'file_name': f'{name}.jpg', 'width': width, 'height': height}
+            for image_id, name in enumerate(images, start=1)
         ],
         'annotations': annotations,
         'categories': [{'id': number, 'name': name} for number, name in enumerate(CLASSES, start=1)],
@@ -247,39 +235,37 @@ def _write_coco(root: Path, split: str, entries: Sequence[_Entry]) -> None:
     path.write_text(json.dumps(content))
 
 
-def _write_voc(root: Path, split: str, entries: Sequence[_Entry]) -> None:
+def _write_voc(root: Path, split: str, images: dict[str, list[_Thing]], width: int, height: int) -> None:
     annotations = root / 'VOC2007' / 'Annotations'
     listings = root / 'VOC2007' / 'ImageSets' / 'Main'
     annotations.mkdir(exist_ok=True)
     listings.mkdir(parents=True, exist_ok=True)
-    for entry in entries:
-        tree = ET.ElementTree(_voc_annotation(entry))
+    for name, things in images.items():
+        tree = ET.ElementTree(_voc_annotation(name, things, width, height))
         ET.indent(tree)
-        tree.write(annotations / f'{entry.name}.xml')
-    listing = ''.join(f'{entry.name}\n' for entry in entries)
+        tree.write(annotations / f'{name}.xml')
+    listing = ''.join(f'{name}\n' for name in images)
     (listings / f'{split}.txt').write_text(listing)
     if split in ('train', 'val'):
         with (listings / 'trainval.txt').open('a') as file:
             file.write(listing)
 
 
-def _voc_annotation(entry: _Entry) -> ET.Element:
+def _voc_annotation(name: str, things: Sequence[_Thing], width: int, height: int) -> ET.Element:
     annotation = ET.Element('annotation')
-    ET.SubElement(annotation, 'folder').text = 'VOC2007'
-    ET.SubElement(annotation, 'filename').text = f'{entry.name}.jpg'
-    size = ET.SubElement(annotation, 'size')
-    for tag, value in (('width', entry.width), ('height', entry.height), ('depth', 3)):
-        ET.SubElement(size, tag).text = str(value)
-    for (x1, y1, x2, y2), label, difficult in zip(entry.boxes, entry.labels, entry.difficult, strict=True):
-        thing = ET.SubElement(annotation, 'object')
-        ET.SubElement(thing, 'name').text = CLASSES[label]
-        truncated = x1 == 0 or y1 == 0 or x2 == entry.width or y2 == entry.height
-        ET.SubElement(thing, 'truncated').text = str(int(truncated))
-        ET.SubElement(thing, 'difficult').text = str(int(difficult))
-        box = ET.SubElement(thing, 'bndbox')
-        for tag, value in (('xmin', x1 + 1), ('ymin', y1 + 1), ('xmax', x2), ('ymax', y2)):
-            ET.SubElement(box, tag).text = str(value)
+    _add_texts(annotation, folder='VOC2007', filename=f'{name}.jpg')
+    _add_texts(ET.SubElement(annotation, 'size'), width=width, height=height, depth=3)
+    for (x1, y1, x2, y2), label, difficult, _ in things:
+        item = ET.SubElement(annotation, 'object')
+        truncated = x1 == 0 or y1 == 0 or x2 == width or y2 == height
+        _add_texts(item, name=CLASSES[label], truncated=int(truncated), difficult=int(difficult))
+        _add_texts(ET.SubElement(item, 'bndbox'), xmin=x1 + 1, ymin=y1 + 1, xmax=x2, ymax=y2)
     return annotation
+
+
+def _add_texts(parent: ET.Element, **texts: object) -> None:
+    for tag, text in texts.items():
+        ET.SubElement(parent, tag).text = str(text)
 
 
 def _digest(root: Path) -> str:
@@ -290,20 +276,3 @@ def _digest(root: Path) -> str:
         digest.update(f'{path.relative_to(root).as_posix()}\0{len(content)}\0'.encode())
         digest.update(content)
     return digest.hexdigest()
-
-
-def _partial_prefix(root: Path) -> str:
-    return f'.{root.name}.partial-'
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Removes what a killed run left behind; an hour, because a run that lives takes less."""
-    for path in root.parent.glob(f'{_partial_prefix(root)}*'):
-        if time.time() - path.stat().st_mtime > 3600:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # the only portable way to read it is to set it
-    os.umask(mask)
-    return mask

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .images import SECONDS, Expected, Listings, image_size, look_at_images
 from .problems import ERROR, WARNING, Problem, Problems, are_numbers, is_far_outside, listed, shown
@@ -33,14 +35,10 @@ def check_voc(
     Args:
         file: the split: one image name per line, without its suffix.
         classes: the class names of the detector.
-        folder: folder of ``img_subdir`` and ``ann_subdir``.
-        img_subdir: name of the folder of ``<name>.jpg``.
-        ann_subdir: name of the folder of ``<name>.xml``.
+        folder: folder of ``img_subdir`` (``<name>.jpg``) and ``ann_subdir`` (``<name>.xml``).
         test_mode: nothing is trained on it.
         bbox_min_size: pixels below which a training ignores a box (``filter_cfg``).
-        key: config key, for the problems.
-        turned: whether the images' EXIF orientation counts, see :func:`~mmkd_graph.datasets.images.image_size`.
-        seconds: time for the images' headers; 0 leaves them alone.
+        key, turned, seconds: see :func:`~mmkd_graph.datasets.coco_files.read_coco`.
 
     Returns:
         What was found, errors first.
@@ -96,16 +94,15 @@ class _Reader:
         except (LookupError, ValueError, OSError) as error:
             self.problems.add(ERROR, '', f'it cannot be read: {error}', 'annotations that cannot be read', path)
             return None
-        size = self._size(root, path)
+        size = real = self._size(root, path)
         items = root.findall('object')
-        real = size
-        if real is None and items:
-            try:
+        if size is None and items:
+            with contextlib.suppress(ValueError):  # reported with the images
                 real = image_size(image)  # as mmdet does
-            except ValueError:
-                real = None  # reported with the images
         for i, item in enumerate(items):
-            self._look(item, f'object {i + 1} ({item.findtext("name")})', real or _LARGEST, path)
+            if wrong := self._look(item, real or _LARGEST):
+                severity, message, kind = wrong
+                self.problems.add(severity, f'object {i + 1} ({item.findtext("name")})', message, kind, path)
         return size
 
     def _size(self, root: ET.Element, path: Path) -> tuple[int, int] | None:
@@ -119,57 +116,42 @@ class _Reader:
                 return None
         return int(size.findtext('width')), int(size.findtext('height'))
 
-    def _look(self, item: ET.Element, place: str, size: tuple[int, int], path: Path) -> None:
-        """One object, read as ``XMLDataset`` reads it."""
+    def _look(self, item: ET.Element, size: tuple[int, int]) -> tuple[str, str, str] | None:
+        """Severity, message and kind of what is wrong with an object, read as ``XMLDataset`` reads it."""
         name = item.findtext('name')
         corners = [item.findtext(f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax')]
-        values = [_number(text) for text in corners]
+        values = [_parsed(text, float) for text in corners]
         difficult = item.find('difficult')
+        hard = _parsed(difficult.text, int) if difficult is not None else 0
         if name is None:
-            self.problems.add(ERROR, place, 'it has no name', file=path)
-        elif name not in self.classes:
-            what = f'{shown(name)} is none of the classes: the object is left out'
-            self.problems.add(WARNING, place, what, file=path)
-        elif difficult is not None and not _is_integer(difficult.text):
-            what = f'difficult {shown(difficult.text)}: accepted is an integer'
-            self.problems.add(ERROR, place, what, 'difficult is no integer', path)
-        elif not are_numbers(*values):
-            what = f'bndbox {corners}: accepted are four numbers'
-            self.problems.add(ERROR, place, what, 'bndbox is not what it should be', path)
-        elif is_far_outside(values, size):
-            what = f'bndbox {values} is far outside of the image of {size[0]}x{size[1]}'
-            self.problems.add(ERROR, place, what, 'boxes far outside of their image', path)
-        else:
-            hard = difficult is not None and int(difficult.text) != 0
-            self._count([int(value) for value in values], hard, place, size, path)
-
-    def _count(self, box: Sequence[int], hard: bool, place: str, size: tuple[int, int], path: Path) -> None:
+            return ERROR, 'it has no name', ''
+        if name not in self.classes:
+            return WARNING, f'{shown(name)} is none of the classes: the object is left out', ''
+        if hard is None:
+            return ERROR, f'difficult {shown(difficult.text)}: accepted is an integer', 'difficult is no integer'
+        if not are_numbers(*values):
+            return ERROR, f'bndbox {corners}: accepted are four numbers', 'bndbox is not what it should be'
+        image = f'the image of {size[0]}x{size[1]}'
+        if is_far_outside(values, size):
+            return ERROR, f'bndbox {values} is far outside of {image}', 'boxes far outside of their image'
+        box = [int(value) for value in values]
         smallest = min(box[2] - box[0], box[3] - box[1])
-        if smallest <= 0:  # its logarithm is a target of the training
-            if self.test_mode or self.min_size >= 1:
-                self.problems.add(WARNING, place, f'bndbox {box} has no area', 'boxes without area', path)
-            else:
-                what = f'bndbox {box} has no area; filter_cfg=dict(bbox_min_size=1) makes it an ignored one'
-                self.problems.add(ERROR, place, what, 'boxes without area', path)
-        elif box[2] <= 0 or box[3] <= 0 or box[0] >= size[0] or box[1] >= size[1]:
-            what = f'bndbox {box} has no pixel in the image of {size[0]}x{size[1]}'
-            self.problems.add(WARNING, place, what, 'boxes without a pixel', path)
         if not self.test_mode and (hard or smallest < self.min_size):
             self.ignored += 1
         elif smallest > 0:
             self.usable += 1
+        if smallest <= 0:  # its logarithm is a target of the training
+            if self.test_mode or self.min_size >= 1:
+                return WARNING, f'bndbox {box} has no area', 'boxes without area'
+            advice = 'filter_cfg=dict(bbox_min_size=1) makes it an ignored one'
+            return ERROR, f'bndbox {box} has no area; {advice}', 'boxes without area'
+        if box[2] <= 0 or box[3] <= 0 or box[0] >= size[0] or box[1] >= size[1]:
+            return WARNING, f'bndbox {box} has no pixel in {image}', 'boxes without a pixel'
+        return None
 
 
-def _is_integer(text: str | None) -> bool:
+def _parsed(text: str | None, kind: Callable[[str], Any]) -> Any:
     try:
-        int(text or '')
-    except ValueError:
-        return False
-    return True
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or '')
+        return kind(text or '')
     except ValueError:
         return None

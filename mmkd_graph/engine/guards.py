@@ -73,11 +73,7 @@ def check_folder(work_dir: str | os.PathLike[str]) -> None:
 
 
 def check_data(cfg: Any, say: Callable[[str], None]) -> None:
-    """Say what is wrong with the data sets and what is left out of them.
-
-    Args:
-        cfg: a whole config.
-        say: told of each problem.
+    """Say what is wrong with the data sets of a whole config and what is left out of them.
 
     Raises:
         WrongInput: if they cannot be trained on.

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -44,8 +45,6 @@ class Interrupted(KeyboardInterrupt):
 _caught: list[Interrupted] = []
 _active = False
 _watching = False
-
-
 _forking = threading.local()
 
 
@@ -141,10 +140,12 @@ def ended_by_signals(
             with _watched(advice):
                 yield
         except BaseException as error:
-            try:
-                interrupted = _was_interrupted(error)
-            except Interrupted:  # meanwhile
-                interrupted = True
+            interrupted = True
+            with suppress(Interrupted):  # meanwhile
+                if not _caught and not is_first_rank() and 'onnection' in str(error):
+                    # the process that it talked to has gone: as a rule at a signal that is on its way to this one too
+                    time.sleep(_TOGETHER)
+                interrupted = bool(_caught) and not isinstance(error, SystemExit)
             if not interrupted:
                 raise
             _leave(advice)
@@ -167,7 +168,11 @@ def _watched(advice: Callable[[], str]) -> Iterator[None]:
         while received := receiver.recv(16):
             signums = [signum for signum in received if signum in _SIGNALS]
             if signums and not ended.wait(_PATIENCE) and not _caught:
-                _leave_now(Interrupted(signums[0]), advice)
+                interrupt = Interrupted(signums[0])
+                _tell(interrupt, advice)
+                for child in multiprocessing.active_children():
+                    child.kill()
+                os._exit(interrupt.code)
 
     ended = threading.Event()
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
@@ -233,11 +238,11 @@ def command_to_go_on(argv: Sequence[str] | None = None) -> str:
     words = list(sys.argv if argv is None else argv)
     if any(word.startswith('--launcher') for word in words):
         return 'the same command with --resume goes on'
-    kept = []
-    for i, word in enumerate(words):
-        names_checkpoint = i > 1 and words[i - 1] == '--resume' and not word.startswith('-')
-        if not (word == '--resume' or word.startswith('--resume=') or names_checkpoint):
-            kept.append(word)
+    kept = [
+        word
+        for before, word in pairwise(['', *words])
+        if word.partition('=')[0] != '--resume' and (before != '--resume' or word.startswith('-'))
+    ]
     return shlex.join(['python', *kept, '--resume'])
 
 
@@ -256,44 +261,16 @@ def _heeded() -> list[signal.Signals]:
     return [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
 
 
-def _was_interrupted(error: BaseException) -> bool:
-    if not _caught and not is_first_rank() and 'onnection' in str(error):
-        # the process that it talked to has gone: as a rule at a signal that is on its way to this one too
-        time.sleep(_TOGETHER)
-    return bool(_caught) and not isinstance(error, SystemExit)
-
-
-def _leave_now(interrupt: Interrupted, advice: Callable[[], str]) -> NoReturn:
-    """Without the main thread."""
-    _tell(interrupt, advice)
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(interrupt.code)
-
-
 def _tell(interrupt: Interrupted, advice: Callable[[], str]) -> None:
-    if not is_first_rank():
-        return
-    try:
-        rest = advice()
-    except Exception:  # whatever is wrong there must not hide the interrupt
+    if is_first_rank():
         rest = ''
-    say(f'{interrupt}{"; " if rest else ""}{rest}')
+        with suppress(Exception):  # whatever is wrong there must not hide the interrupt
+            rest = advice()
+        say(f'{interrupt}; {rest}' if rest else str(interrupt))
 
 
 def _leave(advice: Callable[[], str]) -> NoReturn:
     interrupt = _caught[0]
-    _end_children()
-    _tell(interrupt, advice)
-    distributed = sys.modules.get('torch.distributed')
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        # the threads of a group whose other processes have gone may abort the interpreter at its end
-        sys.stdout.flush()
-        os._exit(interrupt.code)
-    raise SystemExit(interrupt.code) from None
-
-
-def _end_children() -> None:
     for _ in range(10):  # a signal is lost on a child that is just being forked
         for child in multiprocessing.active_children():
             child.terminate()
@@ -301,3 +278,10 @@ def _end_children() -> None:
     for child in multiprocessing.active_children():
         child.kill()
         child.join(5)
+    _tell(interrupt, advice)
+    distributed = sys.modules.get('torch.distributed')
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        # the threads of a group whose other processes have gone may abort the interpreter at its end
+        sys.stdout.flush()
+        os._exit(interrupt.code)
+    raise SystemExit(interrupt.code) from None

@@ -35,6 +35,10 @@ RANK_VARIABLES = {
 
 _NEEDLESS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 """Warnings of mmengine about its own hooks."""
+_TWO_DATA = (
+    ". A base that is a whole detector has data of its own: write the other file's settings below _base_, or give that "
+    "file the detector as its _base_ and make it the only one here; see README.md, 'Your own data'"
+)
 
 
 def fail(message: str) -> NoReturn:
@@ -77,7 +81,8 @@ def load_config(args: argparse.Namespace) -> Config:
     except Exception as error:  # a config is a program: it may raise anything
         if args.traceback:
             raise
-        fail(f'config {args.config!r} cannot be read: {type(error).__name__}: {error}{_remedy(error)}')
+        remedy = _TWO_DATA if 'Duplicate key' in str(error) else ''
+        fail(f'config {args.config!r} cannot be read: {type(error).__name__}: {error}{remedy}')
     try:
         cfg.merge_from_dict(args.cfg_options or {})
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -87,16 +92,6 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
-
-
-def _remedy(error: Exception) -> str:
-    """What to do where mmengine alone says what it does not allow."""
-    if 'Duplicate key' not in str(error):
-        return ''
-    return (
-        ". A base that is a whole detector has data of its own: write the other file's settings below _base_, or give "
-        "that file the detector as its _base_ and make it the only one here; see README.md, 'Your own data'"
-    )
 
 
 def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:

@@ -62,41 +62,28 @@ class WorkDirLock:
         if fcntl is None:
             return False
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        begin, waited = time.monotonic(), False
+        begin, waited, folder = time.monotonic(), False, self.path.parent
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except OSError as error:
                 if error.errno in _NO_LOCKS:
-                    say(f'{self.path.parent}: the file system has no locks ({error.strerror}); see to it that no other '
-                        'training writes there')  # fmt: skip
+                    advice = 'see to it that no other training writes there'
+                    say(f'{folder}: the file system has no locks ({error.strerror}); {advice}')
                     return False
                 if error.errno not in _HELD:
                     self.release()
                     raise
-                holder = self._holder()
-                if time.monotonic() - begin >= self.wait:
-                    self.release()
-                    raise NotStarted(
-                        f'another training is running in {self.path.parent} ({holder}); end it, or choose another '
-                        'work dir'
-                    ) from None
-                if not waited:
-                    say(f'another training is running in {self.path.parent} ({holder}); waiting {self.wait:.0f} s for '
-                        'its end')  # fmt: skip
-                    waited = True
-                time.sleep(min(0.25, self.wait / 4 + 0.01))
-                continue
-            self._sign()
-            return waited
-
-    def release(self) -> None:
-        """Give the lock back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def _sign(self) -> None:
+            text = os.pread(self._file, 1000, 0).decode(errors='replace')
+            running = f'another training is running in {folder} ({" ".join(text.split()) or "unknown"})'
+            if time.monotonic() - begin >= self.wait:
+                self.release()
+                raise NotStarted(f'{running}; end it, or choose another work dir')
+            if not waited:
+                say(f'{running}; waiting {self.wait:.0f} s for its end')
+                waited = True
+            time.sleep(min(0.25, self.wait / 4 + 0.01))
         job = os.environ.get('SLURM_JOB_ID')
         text = f'process {os.getpid()} on {socket.gethostname()}{f", Slurm job {job}" if job else ""}'
         try:
@@ -105,7 +92,10 @@ class WorkDirLock:
         except OSError as error:
             self.release()
             raise OSError(error.errno, error.strerror, str(self.path)) from error
+        return waited
 
-    def _holder(self) -> str:
-        text = os.pread(self._file, 1000, 0).decode(errors='replace')
-        return ' '.join(text.split()) or 'unknown'
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -34,14 +34,9 @@ class Spread:
 def alternate(
     paths: Mapping[str, Callable[[], object]], rounds: int, warmup: int, device: torch.device, seed: int = 0
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of every path in every round, and on CUDA the peak of allocated memory in bytes.
+    """Seconds of every path in every round after ``warmup``, and on CUDA the peak of allocated memory in bytes.
 
-    Args:
-        paths: what to call.
-        rounds: measured rounds.
-        warmup: rounds before them.
-        device: what to wait for.
-        seed: of the order within each round.
+    ``seed`` is that of the order within each round.
     """
     order, shuffled = list(paths), random.Random(seed)
     seconds: dict[str, list[float]] = {name: [] for name in paths}

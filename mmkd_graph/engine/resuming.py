@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,14 @@ _OPTIMIZER_TRAITS = ('momentum', 'betas', 'alpha', 'rho', 'lr_decay')
 
 
 @dataclass(frozen=True)
-class ResumePoint:
-    """A training checkpoint that was found whole.
-
-    Attributes:
-        path: the file.
-        iteration: iterations done.
-        seed: the seed of the run.
-        config: text of the run's config; empty if there is none in it.
-    """
-
-    path: Path
-    iteration: int
-    seed: int | None
-    config: str = ''
-
-
-@dataclass(frozen=True)
 class Start:
     """What a training begins with.
 
     Attributes:
         path: the checkpoint, a path or an address; None for none.
         resume: go on from it; else its weights are taken.
-        seed: the seed of the run that it goes on with, if that is known.
+        iteration: iterations that the run it goes on with has done.
+        seed: the seed of that run, if it is known.
         config: text of that run's config; empty if there is none in its checkpoint.
         passed_over: what is wrong with each newer checkpoint.
         error: why nothing can be begun; empty if something can.
@@ -52,6 +37,7 @@ class Start:
 
     path: str | None = None
     resume: bool = False
+    iteration: int = 0
     seed: int | None = None
     config: str = ''
     passed_over: tuple[str, ...] = ()
@@ -70,11 +56,8 @@ class NotResumable(ValueError):
         self.broken = broken
 
 
-def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
-    """Look through a training checkpoint.
-
-    Args:
-        path: local file.
+def read_resume_point(path: str | os.PathLike[str]) -> Start:
+    """Look through a training checkpoint in a local file.
 
     Raises:
         NotResumable: if the file is damaged, is no training checkpoint of mmengine, or holds more than weights and
@@ -92,7 +75,7 @@ def read_resume_point(path: str | os.PathLike[str]) -> ResumePoint:
             f'{path}: it holds weights without {" and ".join(missing)}, so no training can go on from it; accepted for '
             'resuming: a training checkpoint (iter_*.pth, epoch_*.pth); load_from starts a training from weights'
         )
-    return ResumePoint(path, int(meta['iter']), meta.get('seed'), str(meta.get('cfg') or ''))
+    return Start(str(path), True, int(meta['iter']), meta.get('seed'), str(meta.get('cfg') or ''))
 
 
 def _content(path: Path) -> Any:
@@ -115,18 +98,15 @@ def named_checkpoint(work_dir: str | os.PathLike[str]) -> str:
     return text if text.isprintable() and len(text) <= _LONGEST_PATH else ''
 
 
-def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[ResumePoint | None, list[str]]:
+def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[Start | None, list[str]]:
     """The checkpoint that a run in ``work_dir`` goes on from: the last one, or the newest that is whole.
-
-    Args:
-        work_dir: folder with mmengine's ``last_checkpoint``.
 
     Returns:
         The checkpoint, None if there is none; and what is wrong with each newer file that was passed over.
     """
-    work_dir, refused = Path(work_dir), []
-    folder = work_dir
-    pointer, candidates = work_dir / 'last_checkpoint', []
+    folder = work_dir = Path(work_dir)
+    pointer = work_dir / 'last_checkpoint'
+    candidates, refused = [], []
     if pointer.exists() or pointer.is_symlink():
         named = named_checkpoint(work_dir)
         if pointer.is_dir():
@@ -141,7 +121,8 @@ def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[ResumePoint | N
         else:
             refused.append(f'{named}, named in {pointer}, is not there')
     tried = set()
-    for path in [*candidates, *_newest_first(folder.glob('*.pth'))]:
+    others = filter(_is_there, folder.glob('*.pth'))
+    for path in [*candidates, *sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)]:
         if path.resolve() in tried:
             continue
         tried.add(path.resolve())
@@ -161,15 +142,11 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _newest_first(paths: Iterable[Path]) -> list[Path]:
-    return sorted(filter(_is_there, paths), key=lambda path: path.stat().st_mtime, reverse=True)
-
-
 def find_start(work_dir: str | os.PathLike[str], load_from: str | None, resume: bool | str, sharded: bool) -> Start:
     """What a training in ``work_dir`` begins with.
 
     Args:
-        work_dir: its work dir.
+        work_dir: folder with mmengine's ``last_checkpoint``, if it has begun.
         load_from: a checkpoint, a path or an address.
         resume: False takes the weights of ``load_from``, if there is one; True goes on from ``load_from``; without
             that, or with ``'auto'``, from the last whole checkpoint in the work dir, and where there is none, as with
@@ -182,30 +159,24 @@ def find_start(work_dir: str | os.PathLike[str], load_from: str | None, resume: 
     if resume == 'auto' or not load_from:
         named = named_checkpoint(work_dir)
         if not is_address(named) and not (sharded and named and Path(named).is_dir()):
-            return _last_whole(work_dir, load_from)
+            point, refused = find_resume_point(work_dir)
+            if point is not None:
+                return replace(point, passed_over=tuple(refused))
+            if not refused:  # a config's own load_from counts: a requeued job has one command line
+                return Start(load_from)
+            error = (
+                f'--resume: no whole checkpoint is left in {work_dir} ({refused[0]}); accepted: --resume CHECKPOINT '
+                'with one from elsewhere, or another --work-dir to start anew'
+            )
+            return Start(passed_over=tuple(refused), error=error)
     if is_address(named) or (sharded and Path(named).is_dir()):
         return Start(named, resume=True)  # left to mmengine
     if not _is_there(Path(named)):
         return Start(error=f'--resume: no checkpoint file {named!r}')
     try:
-        point = read_resume_point(named)
+        return read_resume_point(named)
     except NotResumable as error:
         return Start(error=f'--resume: {error}')
-    return Start(named, resume=True, seed=point.seed, config=point.config)
-
-
-def _last_whole(work_dir: str | os.PathLike[str], load_from: str | None) -> Start:
-    point, refused = find_resume_point(work_dir)
-    if point is not None:
-        return Start(str(point.path), resume=True, seed=point.seed, config=point.config, passed_over=tuple(refused))
-    if refused:
-        error = (
-            f'--resume: no whole checkpoint is left in {work_dir} ({refused[0]}); accepted: --resume CHECKPOINT with '
-            'one from elsewhere, or another --work-dir to start anew'
-        )
-        return Start(passed_over=tuple(refused), error=error)
-    # With nothing to go on from, a config's own load_from counts: a requeued job has one command line.
-    return Start(load_from)
 
 
 # ---------------------------------------------------------------- of this training?
@@ -230,26 +201,22 @@ def differences(path: str | os.PathLike[str], model: nn.Module, optim_wrapper: A
     shapes = [key for key, value in own.items() if key in saved and saved[key].shape != value.shape]
     # a detector may make a buffer in its first iteration; this package's parts do not
     more = [key for key in saved if key not in own and (optimizers or key.startswith('distill.'))]
-    found = []
-    if missing:
-        found.append(f'it has no {_parts(missing)}')
-    if more:
-        found.append(f'the config has no {_parts(more)}')
+    found = [f'it has no {_parts(missing)}'] if missing else []
+    found += [f'the config has no {_parts(more)}'] if more else []
     if shapes:
         key = shapes[0]
-        found.append(f'{key} is {tuple(saved[key].shape)} in it and {tuple(own[key].shape)} in the config'
-                     + (f', and {len(shapes) - 1} more' if len(shapes) > 1 else ''))  # fmt: skip
+        rest = f', and {len(shapes) - 1} more' if len(shapes) > 1 else ''
+        found.append(f'{key} is {tuple(saved[key].shape)} in it and {tuple(own[key].shape)} in the config{rest}')
     return found + optimizers
 
 
 def _parts(keys: Iterable[str]) -> str:
     """Names of modules, down to the loss in the distiller's, with the number of weights in each."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for key in keys:
         words = key.split('.')
         depth = 3 if words[:2] == ['distill', 'losses'] else 2 if words[0] == 'distill' else 1
-        name = '.'.join(words[:depth])
-        counts[name] = counts.get(name, 0) + 1
+        counts['.'.join(words[:depth])] += 1
     shown = [f'{name} ({count})' for name, count in counts.items()]
     return ', '.join(shown[:6]) + (f' and {len(shown) - 6} more' if len(shown) > 6 else '')
 
@@ -274,11 +241,10 @@ def _optimizer_differences(saved: Mapping[str, Any], own: Mapping[str, Any], nam
         return [f'{subject} has {len(groups)} parameter groups, the config makes {len(wanted)}']
     if [len(g['params']) for g in groups] != [len(g['params']) for g in wanted]:
         count, here = (sum(len(g['params']) for g in one) for one in (groups, wanted))
-        return [
-            f'{subject} has {count} parameters in {len(groups)} groups, the config {here} or others in these groups'
-        ]
+        has = f'{subject} has {count} parameters in {len(groups)} groups'
+        return [f'{has}, the config {here} or others in these groups']
     traits, here = ([t for t in _OPTIMIZER_TRAITS if t in one[0]] if one else [] for one in (groups, wanted))
     if traits != here:
-        return [f'{subject} is of another type (with {", ".join(traits) or "nothing"}, the config with '
-                f'{", ".join(here) or "nothing"})']  # fmt: skip
+        given, made = (', '.join(names) or 'nothing' for names in (traits, here))
+        return [f'{subject} is of another type (with {given}, the config with {made})']
     return []

@@ -149,8 +149,7 @@ class Run:
         return options
 
     def _call(self, script: str, arguments: list[str], options: Mapping[str, Any]) -> None:
-        config = self.config
-        name = Path(script).stem
+        config, name = self.config, Path(script).stem
         if options:
             config = write_config(config, options, self.work_dir / 'configs' / name)
         command = [sys.executable, str(TOOLS / script), str(config), *arguments]
@@ -159,13 +158,9 @@ class Run:
             sink.write(f'$ {shlex.join(command)}\n')
             process = None
             try:
-                process = subprocess.Popen(
-                    command,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    env={**_MEMORY, **os.environ, **self.environment},
-                )
+                environment = {**_MEMORY, **os.environ, **self.environment}
+                pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                process = subprocess.Popen(command, text=True, env=environment, **pipes)
                 _children.add(process)
                 if _ending:  # in another thread than the one that was interrupted
                     process.terminate()
@@ -179,7 +174,13 @@ class Run:
                 code = process.wait()
             except BaseException:
                 if process is not None:
-                    sink.write(_end(process))
+                    process.terminate()
+                    try:
+                        last_words, _ = process.communicate(timeout=_LAST_WORDS)
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+                        last_words, _ = process.communicate()
+                    sink.write(last_words or '')
                 raise
             finally:
                 _children.discard(process)
@@ -209,13 +210,3 @@ def read_metrics(folder: Path) -> dict[str, float]:
     """The metrics that the last ``test.py`` left in its work dir."""
     newest = max(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
     return json.loads(newest.read_text())
-
-
-def _end(process: subprocess.Popen) -> str:
-    """End a process, and return what it still had to say."""
-    process.terminate()
-    try:
-        return process.communicate(timeout=_LAST_WORDS)[0] or ''
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.communicate()[0] or ''

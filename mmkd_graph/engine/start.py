@@ -50,9 +50,9 @@ def import_yapf(attempts: int = 20, pause: float = 0.25) -> None:
     for attempt in range(1, attempts + 1):
         try:
             import yapf  # noqa: F401
+
+            return
         except (EOFError, UnpicklingError):
             if attempt == attempts:
                 raise
             time.sleep(pause)
-        else:
-            return
