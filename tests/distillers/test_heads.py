@@ -6,11 +6,16 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmdet.models.dense_heads import PAAHead
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.logging import MessageHub
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 
+from mmkd_graph.checking import FAIL, WARNING
+from mmkd_graph.checking.classes import check_classes
+from mmkd_graph.checking.losses import check_losses
 from mmkd_graph.distillers import gradient_norms
 from mmkd_graph.distillers.heads import CROSSED, SCORED, TOWERS
 from mmkd_graph.losses import HeadLoss
@@ -352,6 +357,38 @@ def test_gradient_norms_measures_losses_of_heads_as_the_others(tmp_path, batch):
     model = distiller(detector('GFLHead'), tmp_path, *LOSSES, dict(crg=dict(type='mmkd_graph.CRGLoss')))
     norms = gradient_norms(model, **model.data_preprocessor(copy.deepcopy(batch), True))
     assert {*norms.losses} == {*LOSSES, 'crg'} and all(norm > 0 for norm in norms.losses.values())
+
+
+def test_the_check_reports_losses_of_heads_as_the_others(tmp_path, batch):
+    model = distiller(detector('GFLHead'), tmp_path, *LOSSES, teacher=wider('GFLHead'))
+    findings = {finding.key: finding for finding in check_losses(model, [batch])}
+    for name in LOSSES:
+        assert findings[f'model.losses.{name}'].details['gradient'] > 0
+        assert findings[f'model.losses.{name}'].level != FAIL
+
+
+@pytest.mark.parametrize(('loss', 'level'), [('score', FAIL), ('dist', FAIL), ('crosskd', FAIL), ('ld', WARNING)])
+def test_the_check_fails_where_scores_of_other_classes_are_compared(loss, level, tmp_path):
+    model = distiller(detector('GFLHead'), tmp_path, loss)
+    model.teacher.loaded.meta['CLASSES'] = ('tree', 'house', 'road')
+    findings = check_classes(model, dict(classes=('cat', 'dog', 'cow')))
+    assert [x.level for x in findings if x.key == 'model.teacher'] == [level]
+
+
+def test_ddp_waits_for_no_parameter(tmp_path, batch):
+    """DDP runs with find_unused_parameters=False, whichever losses take part."""
+    pkd = dict(pkd=dict(type='mmkd_graph.PKDLoss'))
+    model = distiller(detector('GFLHead'), tmp_path, *LOSSES, pkd, teacher=wider('GFLHead'))
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = MMDistributedDataParallel(model)
+        wrapper = build_optim_wrapper(wrapped, dict(optimizer=dict(type='SGD', lr=0.001)))
+        for off in ([], ['pkd'], [*LOSSES], ['pkd', *LOSSES], []):
+            for name in ('pkd', *LOSSES):
+                model.set_loss_factor(name, float(name not in off))
+            wrapped.train_step(copy.deepcopy(batch), wrapper)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_other_padding_of_the_teacher_is_cropped(tmp_path, batch):
