@@ -154,12 +154,9 @@ def _say_once(message: str) -> None:
 
 
 def damage(path: str | os.PathLike[str]) -> str | None:
-    """What is wrong with a checkpoint file, in words; None if it is whole.
+    """What is wrong with a local checkpoint of torch 1.6 or newer, in words; None if it is whole.
 
     Every byte is read and compared with the checksums in the file, which ``torch.load`` does not do.
-
-    Args:
-        path: local file, written by torch 1.6 or newer.
     """
     if Path(path).is_dir():
         return 'it is a folder'
@@ -180,12 +177,9 @@ def is_address(path: str) -> bool:
 
 
 def not_weights(path: str | os.PathLike[str]) -> str | None:
-    """Why a local file cannot be loaded as weights, in words; None if it can.
+    """Why a local file (a checkpoint, or weights alone, of any age) cannot be loaded as weights; None if it can.
 
     Nothing in the file is run. What :func:`trust_files` was called for is not looked at.
-
-    Args:
-        path: a checkpoint, or weights alone, of any age.
     """
     path = Path(path)
     if not path.exists():

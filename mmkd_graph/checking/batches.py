@@ -52,10 +52,7 @@ def sample_batches(loader: DataLoader, count: int) -> tuple[list[list[int]], Ite
         count: number of batches.
 
     Returns:
-        The indices of the images of every batch, and the batches.
-
-    Raises:
-        Exception: while a batch is asked for, whatever reading an image raises.
+        The indices of the images of every batch, and the batches; to ask for one raises what reading an image raises.
     """
     rank, ranks = get_dist_info()
     size = batch_size(loader)

@@ -55,9 +55,6 @@ def lost_hooks(cfg: Config) -> list[str]:
     """Kinds of hooks that a config file's bases have and that its own ``custom_hooks`` do not repeat.
 
     Nothing is said of an empty list, which nobody writes by mistake, nor of what cannot be read again.
-
-    Args:
-        cfg: as read from its file.
     """
     try:
         return _lost_in(cfg.filename) if cfg.filename else []

@@ -1,4 +1,4 @@
-"""What every loss says of a batch, and how hard it pulls at the student beside the task."""
+"""Values of every loss on a batch, and the ratio of its gradient to the task's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmkd_graph.distillers.rng import preserved_rng
 from .findings import FAIL, LOG, OK, WARNING, Finding, one_line
 
 _STRONG, _WEAK = 10.0, 1e-3
-"""Ratios of a loss's gradient to the task's outside of which it is worth a look: it drowns the task, or is not seen."""
+"""Ratios of a loss's gradient to the task's that are worth a look: it dominates the task, or is negligible."""
 
 
 def check_losses(
@@ -32,7 +32,6 @@ def check_losses(
     to call this; values are those of a rank's own batch, gradients those of all.
 
     Args:
-        model: the distiller, not wrapped.
         batches: as the loader gives them, not preprocessed.
         precision: context of the training's forward pass, such as autocast.
     """
@@ -49,20 +48,18 @@ def check_losses(
             try:
                 data = probe.data_preprocessor(copy.deepcopy(batch), True)
                 norms = _measured(probe, data, precision, broken)
-            except torch.cuda.OutOfMemoryError as error:
+            except Exception as error:  # detectors of any kind
                 # The copy and the gradients one by one take more than a step does; other ranks would wait for this one.
-                if get_world_size() > 1:
+                full = isinstance(error, torch.cuda.OutOfMemoryError)
+                if full and get_world_size() > 1:
                     raise RuntimeError(
                         'TrainingCheckHook: out of memory while the losses were looked at, in a copy of the model. '
                         'The training itself may fit: start it with --no-check, or without the hook'
                     ) from error
-                return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
-            except Exception as error:  # detectors of any kind
                 if str(error).startswith('gradient_norms:'):
                     trains = any(weight.value != 0 for weight in model.distill.weights.values())
-                    level = FAIL if trains else WARNING
-                    return [*broken, Finding(level, 'model.taps.student', one_line(error))]
-                if 'use_reentrant' in str(error):
+                    return [*broken, Finding(FAIL if trains else WARNING, 'model.taps.student', one_line(error))]
+                if full or 'use_reentrant' in str(error):
                     return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
                 if get_world_size() > 1:  # of this rank's batch: others would wait
                     raise
@@ -123,7 +120,9 @@ def _loss(model: GraphDistiller, name: str, norms: GradientNorms, boxes: int, ba
         found = f'every term is zero in {batches} batches'
         if boxes >= 2:
             return Finding(FAIL, key, found, 'nothing is learned: look at its options and at the boxes', details)
-        return Finding(WARNING, key, f'{found} with hardly a box', 'look at the log of the first iterations', details)
+        return Finding(
+            WARNING, key, f'{found} with fewer than two boxes', 'look at the log of the first iterations', details
+        )
     task = norms.task or math.nan
     terms = ', '.join(f'{t} {v:.4g} (gradient {norms.terms[name][t] / task:.3g} x task)' for t, v in values.items())
     if not weight:
@@ -136,6 +135,6 @@ def _loss(model: GraphDistiller, name: str, norms: GradientNorms, boxes: int, ba
     found = f'{terms}; at loss_weight={weight:g} together {ratio:.3g} x task'
     if _WEAK <= ratio <= _STRONG or math.isnan(ratio):
         return Finding(OK, key, found, details=details)
-    found += ': it drowns the task' if ratio > _STRONG else ': it is hardly seen'
+    found += ": its gradient dominates the task's" if ratio > _STRONG else ': its gradient is negligible'
     advice = f"set loss_weight near {weight / ratio:.2g} (1 x task), or dict(type='mmkd_graph.GradientRatio', ratio=…)"
     return Finding(WARNING, key, found, advice, details)

@@ -128,9 +128,9 @@ def hook_key(place: int | str, hook: Mapping[str, Any]) -> str:
 def _hook(hook: Any, cfg: Config) -> str:
     """The place of a hook that is built already, if it is alone of its kind."""
     kind = type(hook).__name__
-    hooks = cfg.get('custom_hooks') or []
-    places = [i for i, other in enumerate(hooks) if isinstance(other, Mapping) and type_name(other.get('type')) == kind]
-    return f'custom_hooks[{places[0]}] ({kind})' if len(places) == 1 else kind
+    hooks = [(i, other) for i, other in enumerate(cfg.get('custom_hooks') or []) if isinstance(other, Mapping)]
+    keys = [hook_key(i, other) for i, other in hooks if type_name(other.get('type')) == kind]
+    return keys[0] if len(keys) == 1 else kind
 
 
 def explained(error: Exception) -> str:

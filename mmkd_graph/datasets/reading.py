@@ -11,14 +11,10 @@ class UnreadableImage(RuntimeError):
 
 
 def leaves(dataset: Any, key: str = 'dataset') -> Iterator[tuple[str, Any]]:
-    """The data sets inside of one, of RepeatDataset, ConcatDataset, MultiImageMixDataset and their like.
-
-    Args:
-        dataset: a built data set, or the config of one.
-        key: its config key.
+    """The data sets inside of RepeatDataset, ConcatDataset, MultiImageMixDataset and their like, built or configs.
 
     Yields:
-        Config key and data set of each that wraps no other.
+        Config key, below ``key``, and data set of each that wraps no other.
     """
     inner, several = (
         dataset.get(name) if isinstance(dataset, Mapping) else getattr(dataset, name, None)
@@ -40,9 +36,6 @@ def name_images(dataset: Any) -> None:
 
     Of mmengine's ``BaseDataset`` and whatever wraps some; others are left alone. Processes that were started before
     keep the errors they had.
-
-    Args:
-        dataset: a built data set.
     """
     for _, leaf in leaves(dataset):
         if callable(getattr(leaf, 'prepare_data', None)) and 'prepare_data' not in vars(leaf):

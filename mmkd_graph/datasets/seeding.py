@@ -61,10 +61,8 @@ class _SeededItems:
                 index = int(index)
             try:
                 items.append(self.dataset[index])
-            except UnreadableImage:
-                raise
             except Exception as error:  # of a transform that mixes images
-                if not hasattr(self.dataset, 'get_data_info'):
+                if isinstance(error, UnreadableImage) or not hasattr(self.dataset, 'get_data_info'):
                     raise
                 raise unreadable(self.dataset, index, error) from error
         return items

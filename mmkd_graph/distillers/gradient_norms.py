@@ -1,4 +1,4 @@
-"""How strongly the task losses and the distillation losses pull at the tapped features of the student."""
+"""Gradient norms of the task losses and the distillation losses at the tapped features of the student."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _squared_norm(value: Tensor, features: Sequence[Tensor], scale: float) -> Te
             if 'heckpoint' not in str(error):
                 raise
             raise RuntimeError(
-                'gradients at the tapped student features can not be measured, as a module behind taps.student is '
+                'gradients at the tapped student features cannot be measured, as a module behind taps.student is '
                 'checkpointed with use_reentrant=True; accepted: checkpointing before the tap only, or '
                 'use_reentrant=False'
             ) from error

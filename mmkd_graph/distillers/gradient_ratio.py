@@ -43,7 +43,7 @@ class LossWeight(BaseModule):
 
 @MODELS.register_module()
 class GradientRatio(LossWeight):
-    r"""``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=r)``: the loss pulls r times as hard as the task.
+    r"""``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=r)``: the loss's gradient is r times the task's.
 
     In the first ``iterations`` training passes that the loss takes part in, the gradient norms of the task losses and
     of the loss (all its terms together, at weight 1) are measured at the tapped student features, before any adapter,
@@ -133,11 +133,11 @@ class GradientRatio(LossWeight):
             )
         self._scale = median(self._scales)
         self.scale.fill_(self._scale)
-        pulls = [1 / scale for scale in self._scales]
+        ratios = [1 / scale for scale in self._scales]
         print_log(
-            f'{self.key} = {self.value:.6g} from here on: in {len(pulls)} of {self.iterations} passes its gradient at '
-            f'the tapped features was {1 / self._scale:.4g} (median; {min(pulls):.4g} to {max(pulls):.4g}) times that '
-            f'of the task losses, wanted is {self.ratio:g}',
+            f'{self.key} = {self.value:.6g} from here on: in {len(ratios)} of {self.iterations} passes its gradient at '
+            f'the tapped features was {1 / self._scale:.4g} (median; {min(ratios):.4g} to {max(ratios):.4g}) times '
+            f'that of the task losses, wanted is {self.ratio:g}',
             logger='current',
         )
         return weight

@@ -1,4 +1,4 @@
-"""Dense heads: which can be compared, and what those of student and teacher say of one batch."""
+"""Dense heads: which of them can be compared, and the predictions of both for one batch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Heads:
         ):
             if ours != others:
                 raise ValueError(f"{what}: {ours} of the student's bbox_head, {others} of the teacher's; {_EQUAL}")
-        # what the losses read of the student's pass
+        # what the losses need from the student's pass
         self._stages: set[int] = set()
         self._assigned = False
 
@@ -79,7 +79,7 @@ class Heads:
         return self._pyramids.teacher.model.bbox_head
 
     def spec(self, loss: HeadLoss, name: str) -> HeadSpec:
-        """What ``loss``, of that name, is bound to; from here on a pass records what it reads.
+        """What to bind ``loss`` to; from now on each pass records what it reads.
 
         Raises:
             ValueError: if these heads do not give what it needs.
@@ -110,7 +110,7 @@ class Heads:
 
     @contextmanager
     def recorded(self) -> Iterator[Record]:
-        """Keep what the student's head says while the context is open; see :func:`~.taps.recorded`."""
+        """Keep the outputs of the student's head while the context is open; see :func:`~.taps.recorded`."""
         with ExitStack() as stack:
             outputs = stack.enter_context(recorded(self.student))
             towers = {
@@ -122,12 +122,12 @@ class Heads:
 
 
 class Record(NamedTuple):
-    """What was kept of one pass of the student.
+    """Outputs of one pass of the student.
 
     Attributes:
-        outputs: of its head.
-        towers: by stage, what the classification and the regression tower had made of every level.
-        targets: what its assignment gave.
+        outputs: of the head.
+        towers: by stage, features of every level in the classification tower and in the regression tower.
+        targets: of the assignment.
     """
 
     outputs: list[Any]
@@ -136,12 +136,12 @@ class Record(NamedTuple):
 
 
 class HeadPair:
-    """What the two heads say of one batch. The teacher's runs when a loss asks for it, once.
+    """Predictions of both heads for one batch. The teacher's head runs once, when the first loss needs it.
 
     Args:
-        heads: whose.
+        heads: of student and teacher.
         record: of the student's pass.
-        pyramid: what the teacher's head takes.
+        pyramid: input of the teacher's head.
         context: of the batch; its strides are not read.
     """
 

@@ -28,7 +28,7 @@ class PyramidPair:
         teacher: the teacher's, without gradient.
         context: of the batch.
         tap: path of the student's tapped module, for messages.
-        heads: what the detectors' heads say, where it was asked for.
+        heads: predictions of both heads, if they were requested.
     """
 
     tapped: Pyramid
@@ -105,8 +105,8 @@ class Pyramids:
         """Run the teacher, and the student by ``forward(inputs, data_samples)``, on one preprocessed batch.
 
         ``forward`` is a method of the student that passes the tap, ``inputs`` (N, C, H, W) are normalised for the
-        student. With ``heads``, which ``forward`` has to pass too, what they say is kept. Returns what ``forward``
-        gives, and the pyramids.
+        student. With ``heads``, ``forward`` has to pass the student's head too. Returns what ``forward`` gives, and the
+        pyramids.
         """
         levels = self.teacher(self.teacher_inputs(inputs, data_samples))
         with (
@@ -127,8 +127,8 @@ class Pyramids:
         if branches > 1:
             teacher = [level.repeat(branches, 1, 1, 1) for level in teacher]
         context = DistillContext(list(data_samples) * branches, self.strides, tuple(inputs.shape[-2:]))
-        said = HeadPair(heads, record, levels, context) if heads else None
-        return result, PyramidPair(tapped, tuple(student), tuple(teacher), context, self.tap, said)
+        predictions = HeadPair(heads, record, levels, context) if heads else None
+        return result, PyramidPair(tapped, tuple(student), tuple(teacher), context, self.tap, predictions)
 
 
 def _read_taps(taps: Any) -> tuple[str | None, str | None]:

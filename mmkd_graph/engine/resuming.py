@@ -45,15 +45,11 @@ class Start:
 
 
 class NotResumable(ValueError):
-    """A file that no training can go on from.
+    """A file that no training can go on from."""
 
-    Attributes:
-        broken: whether it is damaged, rather than something else than a training checkpoint.
-    """
 
-    def __init__(self, message: str, broken: bool = False) -> None:
-        super().__init__(message)
-        self.broken = broken
+class Damaged(NotResumable):
+    """A file that is damaged, rather than something else than a training checkpoint."""
 
 
 def read_resume_point(path: str | os.PathLike[str]) -> Start:
@@ -65,7 +61,7 @@ def read_resume_point(path: str | os.PathLike[str]) -> Start:
     """
     path = Path(path)
     if reason := damage(path):
-        raise NotResumable(f'{path}: {reason}', broken=True)
+        raise Damaged(f'{path}: {reason}')
     content = _content(path)
     meta = content.get('meta') if isinstance(content, Mapping) else None
     if not isinstance(meta, Mapping) or 'iter' not in meta or 'state_dict' not in content:
@@ -130,7 +126,7 @@ def find_resume_point(work_dir: str | os.PathLike[str]) -> tuple[Start | None, l
             return read_resume_point(path), refused
         except NotResumable as error:
             # exported weights and folders beside the checkpoints are not passed over but were never meant
-            if path in candidates or (error.broken and not path.is_dir()):
+            if path in candidates or (isinstance(error, Damaged) and not path.is_dir()):
                 refused.append(str(error))
     return None, refused
 

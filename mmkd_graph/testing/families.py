@@ -40,7 +40,7 @@ OF_TEACHERS = ('model.taps: no common stride', 'model.teacher', 'model.taps.teac
 STATES = {
     'ok': 'works',
     'refused': 'refused',
-    'absent': 'can not be built here',
+    'absent': 'cannot be built here',
     'mmdet': 'fails without distillation too',
     'failed': 'FAILED',
 }

@@ -13,7 +13,7 @@ methods = dict(
     fgd=dict(type='mmkd_graph.FGDLoss'),
     mgd=dict(type='mmkd_graph.MGDLoss'),
 )
-# How many times as hard as the task a loss pulls at the pyramid, at the start.
+# The ratio of the loss's gradient to the task's at the pyramid, at the start.
 for loss in methods.values():
     loss['loss_weight'] = dict(type='mmkd_graph.GradientRatio', ratio=1.0)
 del loss

@@ -1,5 +1,5 @@
 # Parts and settings of the channel graphs, each of them alone or left out; windows have 4 cells a side where none is
-# named. All pull twice as hard as the task at the start, the middle one of the values that the methods of shapes.py
+# named. The gradient ratio is 2, the middle one of the values that the methods of shapes.py
 # choose from.
 teacher = 'configs/demo/retinanet_teacher-long_shapes.py'
 student = 'configs/demo/retinanet_student_shapes.py'

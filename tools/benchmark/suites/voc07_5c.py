@@ -8,11 +8,11 @@ methods = dict(
     fitnet=dict(type='mmkd_graph.FitNetLoss'),
     pkd=dict(type='mmkd_graph.PKDLoss'),
 )
-# How many times as hard as the task a loss pulls at the pyramid, at the start.
+# The ratio of the loss's gradient to the task's at the pyramid, at the start.
 for loss in methods.values():
     loss['loss_weight'] = dict(type='mmkd_graph.GradientRatio', ratio=0.5)
 del loss
-# As it comes, with a weight of 1: without the key that is tuned.
+# With its defaults and a weight of 1: without the key that is tuned.
 methods['crg_untuned'] = dict(type='mmkd_graph.CRGLoss')
 tune = dict(key='loss_weight.ratio', values=[0.125, 0.5, 2.0], seed=5)
 seeds = [0, 1, 2, 3, 4]
