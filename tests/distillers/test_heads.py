@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from mmdet.models.dense_heads import PAAHead
 from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
@@ -432,6 +433,28 @@ def test_cross_head_predictions_are_those_of_the_rest_of_the_tower(tmp_path, bat
         torch.testing.assert_close(student.scores[i], scores)
         torch.testing.assert_close(student.boxes[i], boxes)
         assert student.scores[i].shape == teacher.scores[i].shape
+
+
+@pytest.mark.parametrize('family', ['RetinaHead', 'FCOSHead', 'ATSSHead', 'VFNetHead'])
+def test_boxes_are_those_that_the_teacher_predicts(family, tmp_path, batch):
+    """In pixels, as mmdet's own post-processing decodes them, but for its clipping."""
+    model = distiller(detector(family), tmp_path, dict(kd=LOSSES['crosskd']), teacher=wider(family))
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    _, pair = model.pyramids.run(model.student.loss, data['inputs'], data['data_samples'], model.distill.heads)
+    head, loss = model.teacher.model.bbox_head, model.distill.losses['kd']
+    boxes = pair.heads.compared(loss)[1].boxes
+    with torch.no_grad():
+        outputs = head(model.teacher(model.pyramids.teacher_inputs(**data)))
+    metas = [sample.metainfo for sample in data['data_samples']]
+    config = ConfigDict(nms_pre=10**6, score_thr=-1.0, min_bbox_size=-1)
+    results = head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=config, with_nms=False)
+    for i, result in enumerate(results):
+        ours = torch.cat([level[i].flatten(1).T for level in boxes])
+        height, width = metas[i]['img_shape']
+        ours = torch.stack([ours[:, k].clamp(0, (width, height)[k % 2]) for k in range(4)], dim=1)
+        theirs = result.bboxes.unique(dim=0)
+        distance = torch.cdist(theirs, ours, p=float('inf'))
+        assert len(theirs) > 10 and distance.amin(1).max() < 1e-3 and distance.amin(0).max() < 1e-3
 
 
 # ---------------------------------------------------------------- what is refused
