@@ -151,7 +151,7 @@ class GraphDistiller(StudentWrapper):
         """
         if not self.distill.active:
             return {**self.student.loss(batch_inputs, batch_data_samples), **self.distill.idle()}
-        task, pair = self.pyramids.run(self.student.loss, batch_inputs, batch_data_samples)
+        task, pair = self.pyramids.run(self.student.loss, batch_inputs, batch_data_samples, self.distill.heads)
         return {**task, **self.distill(pair, task)}
 
     def parse_losses(self, losses: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:

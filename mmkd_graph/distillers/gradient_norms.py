@@ -13,8 +13,6 @@ from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmkd_graph.losses.base import check_terms
-
 from .rng import preserved_rng
 
 if TYPE_CHECKING:
@@ -147,13 +145,13 @@ def gradient_norms(model: GraphDistiller, inputs: Tensor, data_samples: list) ->
         LossFailed: if a loss raises, or returns anything else than named scalars.
     """
     with preserved_rng(), preserved_buffers(model), torch.enable_grad():
-        task, pair = model.pyramids.run(model.student.loss, inputs, data_samples)
+        task, pair = model.pyramids.run(model.student.loss, inputs, data_samples, model.distill.heads)
         pair.check_gradients('gradient_norms')
         features, adapted = pair.tapped, model.distill.adapter(pair.student)
         terms = {}
-        for name, loss in model.distill.losses.items():
+        for name in model.distill.losses:
             with _named(name):
-                terms[name] = check_terms(loss(adapted, pair.teacher, pair.context), name)
+                terms[name] = model.distill.terms(name, adapted, pair)
         total = task_loss(task)
         task_norm = gradient_norm(total, features)
         losses, alone = {}, {}

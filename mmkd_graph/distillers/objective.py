@@ -10,13 +10,14 @@ import torch
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
-from mmkd_graph.losses.base import PyramidLoss, PyramidSpec, attached_zero, check_terms
+from mmkd_graph.losses.base import DistillLoss, HeadLoss, PyramidLoss, PyramidSpec, attached_zero, check_terms
 from mmkd_graph.losses.names import current_config
 from mmkd_graph.necks import PyramidAdapter
 from mmkd_graph.registry import MODELS
 
 from .gradient_norms import gradient_norm, task_loss
 from .gradient_ratio import GradientRatio, LossWeight
+from .heads import Heads
 from .keys import build, find_class, options_of, under
 from .pyramids import PyramidPair, Pyramids
 from .rng import preserved_rng
@@ -29,10 +30,11 @@ class Objective(BaseModule):
         losses: config of the losses by name, see :class:`~mmkd_graph.distillers.GraphDistiller`.
         pyramids: whose paired levels they compare.
         adapter: mode of the :class:`~mmkd_graph.necks.PyramidAdapter`; with ``'never'`` widths may differ if every
-            loss takes that.
+            loss takes that. Where no loss compares pyramids, nothing is adapted.
 
     Attributes:
         adapter: brings the student's levels to the teacher's widths.
+        heads: of the detectors, if a loss compares them.
         losses: modules by name.
         weights: of the losses, by name.
 
@@ -43,18 +45,25 @@ class Objective(BaseModule):
     def __init__(self, losses: Mapping[str, Mapping], pyramids: Pyramids, adapter: str = 'auto') -> None:
         super().__init__()
         built = _build_losses(losses)
-        unequal = adapter == 'never' and all(loss.any_width for loss, _ in built.values())
+        featured = [name for name, (loss, _) in built.items() if isinstance(loss, PyramidLoss)]
+        unequal = not featured or (adapter == 'never' and all(built[name][0].any_width for name in featured))
         adapted = pyramids.student_channels if unequal else pyramids.teacher_channels
-        self.adapter = PyramidAdapter(pyramids.student_channels, adapted, adapter)
+        mode = 'auto' if adapter == 'always' and not featured else adapter
+        self.adapter = PyramidAdapter(pyramids.student_channels, adapted, mode)
+        self.heads: Heads | None = None
         self.losses = ModuleDict({name: loss for name, (loss, _) in built.items()})
         self.weights = ModuleDict({name: weight for name, (_, weight) in built.items()})
         for name, loss in self.losses.items():
             with under(f'losses.{name}', options_of(type(loss))[0]):
-                loss.bind(PyramidSpec(pyramids.strides, adapted, pyramids.teacher_channels, name))
+                if isinstance(loss, HeadLoss):
+                    self.heads = self.heads or Heads(pyramids)
+                    loss.bind(self.heads.spec(loss, name))
+                else:
+                    loss.bind(PyramidSpec(pyramids.strides, adapted, pyramids.teacher_channels, name))
             if self.weights[name].value == 0:
                 loss.requires_grad_(False)
-        if all(weight.value == 0 for weight in self.weights.values()):
-            self.requires_grad_(False)
+        if all(self.weights[name].value == 0 for name in featured):
+            self.adapter.requires_grad_(False)
 
     @property
     def active(self) -> list[str]:
@@ -82,7 +91,7 @@ class Objective(BaseModule):
         watched = [name for name in weights if name not in trained]
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(trained)):
             adapted = self.adapter(pair.student)
-        terms = {name: self._terms(name, adapted, pair) for name in trained}
+        terms = {name: self.terms(name, adapted, pair) for name in trained}
         logged: dict[str, Tensor] = {}
         if measured:
             weights |= self._measure({name: terms[name] for name in measured}, pair, task, logged)
@@ -90,7 +99,7 @@ class Objective(BaseModule):
             # What they draw leaves the student's random numbers as they are.
             with preserved_rng(), torch.no_grad():
                 for name in watched:
-                    logged.update((f'{name}.{term}', x) for term, x in self._terms(name, adapted, pair).items())
+                    logged.update((f'{name}.{term}', x) for term, x in self.terms(name, adapted, pair).items())
         found: dict[str, Any] = {}
         for name in trained:
             weight, own = weights[name] * self.weights[name].factor, self.losses[name].own_terms
@@ -103,13 +112,17 @@ class Objective(BaseModule):
         if not (self.training and torch.is_grad_enabled()):
             return {}
         modules = [loss for name, loss in self.losses.items() if name not in trained]
-        if not trained:
+        if not any(isinstance(self.losses[name], PyramidLoss) for name in trained):
             modules.append(self.adapter)
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         return {'loss_kd.idle': attached_zero(parameters)} if parameters else {}
 
-    def _terms(self, name: str, adapted: tuple[Tensor, ...], pair: PyramidPair) -> dict[str, Tensor]:
-        return check_terms(self.losses[name](adapted, pair.teacher, pair.context), name)
+    def terms(self, name: str, adapted: tuple[Tensor, ...], pair: PyramidPair) -> dict[str, Tensor]:
+        """The unweighted terms of one loss, given the student's adapted levels."""
+        loss = self.losses[name]
+        if isinstance(loss, HeadLoss):
+            return check_terms(loss(*pair.heads.compared(loss)), name)
+        return check_terms(loss(adapted, pair.teacher, pair.context), name)
 
     def _measure(
         self,
@@ -131,7 +144,7 @@ class Objective(BaseModule):
         return weights
 
 
-def _build_losses(losses: Any) -> dict[str, tuple[PyramidLoss, LossWeight]]:
+def _build_losses(losses: Any) -> dict[str, tuple[DistillLoss, LossWeight]]:
     example = "dict(crg=dict(type='mmkd_graph.CRGLoss', loss_weight=1.0))"
     if isinstance(losses, Mapping) and not isinstance(losses.get('type', {}), Mapping):
         given = ', '.join(f'{key}={losses[key]!r}' for key in ('type', *sorted(set(losses) - {'type'})))
@@ -154,14 +167,14 @@ def _build_losses(losses: Any) -> dict[str, tuple[PyramidLoss, LossWeight]]:
     return built
 
 
-def _build_loss(config: dict[str, Any], key: str) -> PyramidLoss:
+def _build_loss(config: dict[str, Any], key: str) -> DistillLoss:
     known = [name for name, value in MODELS.module_dict.items() if _is_loss(value)]
-    own = ', or a subclass of mmkd_graph.losses.PyramidLoss that a module named by custom_imports registers in MODELS'
+    own = ', or a subclass of mmkd_graph.losses.PyramidLoss or HeadLoss, registered in MODELS by custom_imports'
     kind = find_class(MODELS, config['type'], key, known, own)
     if not _is_loss(kind):
         raise ValueError(
             f'{key}.type={getattr(kind, "__name__", kind)!r} is no distillation loss, as it is not derived from '
-            f'mmkd_graph.losses.PyramidLoss; accepted: {", ".join(sorted(known))}{own}'
+            f'mmkd_graph.losses.PyramidLoss or HeadLoss; accepted: {", ".join(sorted(known))}{own}'
         )
     forgotten = ValueError(f'{key}: {kind.__name__} does not call super().__init__() first in its own __init__')
     try:
@@ -176,7 +189,7 @@ def _build_loss(config: dict[str, Any], key: str) -> PyramidLoss:
 
 
 def _is_loss(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, PyramidLoss)
+    return isinstance(kind, type) and issubclass(kind, (PyramidLoss, HeadLoss))
 
 
 def _build_weight(name: str, weight: Any) -> LossWeight:

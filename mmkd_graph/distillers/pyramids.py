@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkd_graph.losses.base import DistillContext, Pyramid
 
+from .heads import HeadPair, Heads
 from .inputs import InputTransfer
 from .keys import near
 from .taps import as_pyramid, default_tap, probe, recorded
@@ -26,6 +28,7 @@ class PyramidPair:
         teacher: the teacher's, without gradient.
         context: of the batch.
         tap: path of the student's tapped module, for messages.
+        heads: predictions of both heads, if they were requested.
     """
 
     tapped: Pyramid
@@ -33,6 +36,7 @@ class PyramidPair:
     teacher: Pyramid
     context: DistillContext
     tap: str
+    heads: HeadPair | None = None
 
     def check_gradients(self, key: str) -> None:
         """Raise ``ValueError``, naming ``key``, if no tapped level takes a gradient."""
@@ -95,14 +99,20 @@ class Pyramids:
         shapes = [tuple(sample.metainfo.get('img_shape', inputs.shape[-2:]))[:2] for sample in data_samples]
         return self._transfer(inputs, shapes)
 
-    def run(self, forward: Callable[..., Any], inputs: Tensor, data_samples: list) -> tuple[Any, PyramidPair]:
+    def run(
+        self, forward: Callable[..., Any], inputs: Tensor, data_samples: list, heads: Heads | None = None
+    ) -> tuple[Any, PyramidPair]:
         """Run the teacher, and the student by ``forward(inputs, data_samples)``, on one preprocessed batch.
 
         ``forward`` is a method of the student that passes the tap, ``inputs`` (N, C, H, W) are normalised for the
-        student. Returns what ``forward`` gives, and the pyramids.
+        student. With ``heads``, ``forward`` has to pass the student's head too. Returns what ``forward`` gives, and the
+        pyramids.
         """
         levels = self.teacher(self.teacher_inputs(inputs, data_samples))
-        with recorded(self.student.get_submodule(self.tap)) as outputs:
+        with (
+            recorded(self.student.get_submodule(self.tap)) as outputs,
+            heads.recorded() if heads else nullcontext() as record,
+        ):
             result = forward(inputs, data_samples)
         own = as_pyramid(outputs[-1], 'taps.student')
         tapped = tuple(own[i] for i, _ in self._pairs)
@@ -117,7 +127,8 @@ class Pyramids:
         if branches > 1:
             teacher = [level.repeat(branches, 1, 1, 1) for level in teacher]
         context = DistillContext(list(data_samples) * branches, self.strides, tuple(inputs.shape[-2:]))
-        return result, PyramidPair(tapped, tuple(student), tuple(teacher), context, self.tap)
+        predictions = HeadPair(heads, record, levels, context) if heads else None
+        return result, PyramidPair(tapped, tuple(student), tuple(teacher), context, self.tap, predictions)
 
 
 def _read_taps(taps: Any) -> tuple[str | None, str | None]:

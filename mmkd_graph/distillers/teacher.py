@@ -99,7 +99,7 @@ def build_detector(config: Any, key: str) -> nn.Module:
 
 
 class FrozenTeacher:
-    """A detector that only ever extracts features, in eval mode and without gradient.
+    """A detector in eval mode and without gradient, that extracts features and may predict from them (:mod:`.heads`).
 
     It is a plain object that *holds* a module, so the module enters neither ``parameters()`` nor ``state_dict()``,
     optimizer or DDP buckets of the model that owns it. Copies of the owner (EMA) share it

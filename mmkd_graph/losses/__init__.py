@@ -5,7 +5,7 @@ from pkgutil import iter_modules
 
 from mmkd_graph.registry import MODELS
 
-from .base import DistillContext, PyramidLoss, PyramidSpec
+from .base import DistillContext, DistillLoss, HeadLoss, HeadOutputs, HeadSpec, PyramidLoss, PyramidSpec
 
 for _module in iter_modules(__path__):
     import_module(f'{__name__}.{_module.name}')
@@ -15,4 +15,14 @@ LOSSES = {name: kind for name, kind in MODELS.module_dict.items() if kind.__modu
 
 globals().update(LOSSES)
 
-__all__ = ['LOSSES', 'DistillContext', 'PyramidLoss', 'PyramidSpec', *LOSSES]
+__all__ = [
+    'LOSSES',
+    'DistillContext',
+    'DistillLoss',
+    'HeadLoss',
+    'HeadOutputs',
+    'HeadSpec',
+    'PyramidLoss',
+    'PyramidSpec',
+    *LOSSES,
+]

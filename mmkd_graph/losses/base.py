@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,6 +34,55 @@ class PyramidSpec:
     student_channels: tuple[int, ...]
     teacher_channels: tuple[int, ...]
     name: str
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What is known about two dense heads when the model is built.
+
+    Attributes:
+        strides: stride of every level of the heads, in input pixels per cell.
+        num_classes: of the student's head, without background.
+        sigmoid: whether each class has a probability of its own. If not, the scores' softmax has one class more, the
+            last one: the background.
+        bins: values of a box edge of which the head that predicts the boxes gives a distribution; ``None``: it gives
+            the edge itself.
+        name: the loss's key under ``losses``, for error messages.
+    """
+
+    strides: tuple[int, ...]
+    num_classes: int
+    sigmoid: bool
+    bins: int | None
+    name: str
+
+    @property
+    def outputs(self) -> int:
+        """Scores of one place: K."""
+        return self.num_classes + (not self.sigmoid)
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What a dense head predicts of one batch, level by level.
+
+    Attributes:
+        scores: logits (N, A * K, H, W) of K classes (and the background, with softmax) of A anchors per cell; those of
+            one anchor are neighbours.
+        boxes: logits (N, A * 4 * n, H, W) of distributions of the four edges over n values, or corners
+            (N, A * 4, H, W), x1, y1, x2, y2 in input pixels, where heads predict no distributions (``HeadSpec.bins``).
+            For losses that read them.
+        positives: (N, A, H, W) booleans: which anchors the student's assigner gave an object. For losses that read
+            them.
+    """
+
+    scores: Pyramid
+    boxes: Pyramid = ()
+    positives: Pyramid = ()
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> HeadOutputs:
+        """With all scores and boxes mapped."""
+        return HeadOutputs(tuple(map(function, self.scores)), tuple(map(function, self.boxes)), self.positives)
 
 
 @dataclass(frozen=True)
@@ -70,6 +119,30 @@ class DistillContext:
             valid[i, :, -(-height // stride) :] = False
             valid[i, :, :, -(-width // stride) :] = False
         return valid
+
+
+def places(levels: Pyramid, channels: int, context: DistillContext) -> Tensor:
+    """The predictions of all anchors of all cells that are no padding, one in a row.
+
+    Args:
+        levels: (N, A * ``channels``, H, W), finest first.
+        channels: of one anchor.
+        context: of the batch.
+
+    Returns:
+        (P, ``channels``); the order is that of levels, images, anchors, cells.
+
+    Example:
+        >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(8, 16))
+        >>> places((torch.arange(4.0).view(1, 2, 1, 2),), 2, context)
+        tensor([[0., 2.],
+                [1., 3.]])
+    """
+    rows = []
+    for level, stride in zip(levels, context.strides, strict=True):
+        anchors = level.unflatten(1, (-1, channels)).movedim(2, -1)
+        rows.append(anchors[context.valid_cells(level, stride).expand(anchors.shape[:-1])])
+    return torch.cat(rows)
 
 
 LevelWeights = Literal['equal', 'area'] | Sequence[float]
@@ -187,28 +260,40 @@ def _described(value: Any) -> str:
     return f'a tensor of shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'
 
 
-class PyramidLoss(BaseModule, metaclass=ABCMeta):
-    """Base of all distillation losses: two pyramids in, named scalar terms out.
-
-    A loss writes ``forward`` alone, and ``bind`` if it learns or checks anything. It is called as any module is;
-    the call brings the levels to float32 and switches autocast off, so ``forward`` never meets half precision.
+class DistillLoss(BaseModule, metaclass=ABCMeta):
+    """What all distillation losses are: two sides in, named scalar terms out.
 
     The weight of the whole loss (``loss_weight`` in the config) belongs to the distiller; a loss only knows
     the weights of its own terms. Whatever a loss learns is a parameter or buffer of it and is saved under
     ``distill.losses.<name>.``.
 
     Attributes:
-        any_width: whether the student's levels may have other channels than the teacher's, as they have with
-            ``adapter='never'``, because the loss projects both itself (or compares what has no channels).
         reads_teacher_classes: whether the loss compares what the teacher says of its classes, so that it has to be
             trained on those of the student.
         own_terms: names of the terms that train the loss's own network on the teacher, and the student not at all. The
             loss's weight does not multiply them; where it is 0 they are not trained.
     """
 
-    any_width: bool = False
     reads_teacher_classes: bool = False
     own_terms: tuple[str, ...] = ()
+
+    def _without_autocast(self, student: Any, teacher: Any, context: DistillContext, device: str) -> dict[str, Tensor]:
+        with torch.autocast(device, enabled=False):
+            return super().__call__(student, teacher, context)
+
+
+class PyramidLoss(DistillLoss):
+    """Base of the losses that compare features: two pyramids in, named scalar terms out.
+
+    A loss writes ``forward`` alone, and ``bind`` if it learns or checks anything. It is called as any module is;
+    the call brings the levels to float32 and switches autocast off, so ``forward`` never meets half precision.
+
+    Attributes:
+        any_width: whether the student's levels may have other channels than the teacher's, as they have with
+            ``adapter='never'``, because the loss projects both itself (or compares what has no channels).
+    """
+
+    any_width: bool = False
 
     def bind(self, spec: PyramidSpec) -> None:
         """Check, once at build time, that the pyramids give what the loss needs; create what depends on them.
@@ -231,8 +316,7 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
         dtype = wide_type((*student, *teacher))
         student = tuple(level.to(dtype) for level in student)
         teacher = tuple(level.detach().to(dtype) for level in teacher)
-        with torch.autocast(student[0].device.type, enabled=False):
-            return super().__call__(student, teacher, context)
+        return self._without_autocast(student, teacher, context, student[0].device.type)
 
     @abstractmethod
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
@@ -241,6 +325,59 @@ class PyramidLoss(BaseModule, metaclass=ABCMeta):
         Args:
             student: levels of shape (N, C_l, H_l, W_l), float32, with gradient.
             teacher: levels of the same shapes (other channels, with ``any_width``), float32, without gradient.
+            context: see :class:`DistillContext`.
+
+        Returns:
+            Named scalar terms, each multiplied by its own weight.
+        """
+
+
+class HeadLoss(DistillLoss):
+    """Base of the losses that compare what dense heads predict: the outputs of two heads in, named scalar terms out.
+
+    As of a :class:`PyramidLoss`, ``forward`` gets float32 without autocast, and a detached teacher. A level is in the
+    order of the heads; all that they have are compared.
+
+    Attributes:
+        spec: what ``bind`` was given.
+        reads_boxes: whether it reads ``HeadOutputs.boxes``.
+        reads_positives: whether it reads ``HeadOutputs.positives`` of the student.
+        stage: ``None``: the student's side are the student's own predictions. A number: those of the teacher's head,
+            whose towers go on with the student's features after so many convolutions of the student's towers.
+    """
+
+    reads_boxes: bool = False
+    reads_positives: bool = False
+    stage: int | None = None
+
+    def bind(self, spec: HeadSpec) -> None:
+        """Keep ``spec``; check, once at build time, that the heads give what the loss needs.
+
+        Raises:
+            ValueError: if the loss cannot work on these heads; the message names the config key.
+        """
+        self.spec = spec
+
+    def __call__(self, student: HeadOutputs, teacher: HeadOutputs, context: DistillContext) -> dict[str, Tensor]:
+        """Call :meth:`forward` without autocast, with predictions of at least float32, the teacher's detached.
+
+        Args:
+            student: see :class:`HeadOutputs`; levels of any floating-point type.
+            teacher: of the same shapes.
+            context: of the batch, with the strides of the heads' levels.
+        """
+        dtype = wide_type((*student.scores, *teacher.scores))
+        student = student.mapped(lambda level: level.to(dtype))
+        teacher = teacher.mapped(lambda level: level.detach().to(dtype))
+        return self._without_autocast(student, teacher, context, student.scores[0].device.type)
+
+    @abstractmethod
+    def forward(self, student: HeadOutputs, teacher: HeadOutputs, context: DistillContext) -> dict[str, Tensor]:
+        """Compare the predictions.
+
+        Args:
+            student: float32, with gradient.
+            teacher: of the same shapes, without gradient.
             context: see :class:`DistillContext`.
 
         Returns:

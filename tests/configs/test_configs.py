@@ -20,7 +20,7 @@ from mmengine.registry import DATASETS, MODELS
 from PIL import Image
 from torch import nn
 
-from mmkd_graph.losses import PyramidSpec
+from mmkd_graph.losses import HeadLoss, HeadSpec, PyramidSpec
 from mmkd_graph.registry import MODELS as KD_MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +163,19 @@ def test_student_and_teacher_can_be_built(path):
 def test_losses_can_be_built(path):
     for name, loss in read(path).model.losses.items():
         loss = KD_MODELS.build({key: value for key, value in loss.items() if key != 'loss_weight'})
-        loss.bind(PyramidSpec((8, 16), (64, 64), (64, 64), name))
+        if isinstance(loss, HeadLoss):
+            loss.bind(HeadSpec((8, 16), num_classes=80, sigmoid=True, bins=17, name=name))
+        else:
+            loss.bind(PyramidSpec((8, 16), (64, 64), (64, 64), name))
+
+
+@pytest.mark.parametrize('path', [path for path in DISTILLED if path.startswith('configs/heads/')])
+def test_heads_of_student_and_teacher_fit(path):
+    """The whole model, with an untrained teacher in place of the downloaded one."""
+    config = read(path)
+    student, teacher = without_weights(config.model.student), without_weights(teacher_config(config).model)
+    model = {**config.model, 'student': student, 'teacher': dict(config=teacher, strict=False)}
+    assert MODELS.build(model).distill.heads
 
 
 @pytest.fixture

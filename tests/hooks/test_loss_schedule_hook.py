@@ -45,6 +45,7 @@ class Boxes(Dataset):
 
 CRG = dict(type='mmkd_graph.CRGLoss', edge_weight=0, spectral_weight=0)
 MSE = dict(type='mmkd_graph.FitNetLoss')
+SCORE = dict(type='mmkd_graph.ScoreKDLoss')
 
 
 class Recorder(LossScheduleHook):
@@ -191,10 +192,10 @@ def weights(runner: Runner) -> dict[str, Tensor]:
     return runner.model.state_dict()
 
 
-@pytest.mark.parametrize('ema', [False, True])
-def test_a_resumed_run_goes_on_exactly(tmp_path, models, ema):
+@pytest.mark.parametrize(('loss', 'ema'), [(CRG, False), (CRG, True), (SCORE, True)])
+def test_a_resumed_run_goes_on_exactly(tmp_path, models, loss, ema):
     """Cut while warming up and while the weight is measured."""
-    measured = dict(crg=dict(CRG, loss_weight=dict(type='GradientRatio', ratio=0.5, iterations=5)))
+    measured = dict(kd=dict(loss, loss_weight=dict(type='GradientRatio', ratio=0.5, iterations=5)))
 
     def hooks() -> list:
         average = [dict(type='EMAHook', momentum=0.1)] if ema else []
@@ -206,9 +207,9 @@ def test_a_resumed_run_goes_on_exactly(tmp_path, models, ema):
     whole = train(tmp_path / 'whole', models, hooks(), measured, iters=8)
     train(tmp_path / 'part', models, hooks(), measured, iters=4)
     resumed = train(tmp_path / 'part', models, hooks(), measured, iters=8, resume=True)
-    assert logged(resumed, 'crg') == logged(whole, 'crg')
-    scale = weights(resumed)['distill.weights.crg.scale']
-    assert scale.isfinite() and scale == weights(whole)['distill.weights.crg.scale']
+    assert logged(resumed, 'kd') == logged(whole, 'kd')
+    scale = weights(resumed)['distill.weights.kd.scale']
+    assert scale.isfinite() and scale == weights(whole)['distill.weights.kd.scale']
     assert all(torch.equal(weights(whole)[key], value) for key, value in weights(resumed).items())
 
 

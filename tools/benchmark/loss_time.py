@@ -33,7 +33,7 @@ from torch import Tensor
 from mmkd_graph import graph
 from mmkd_graph.engine.interrupts import ended_by_signals
 from mmkd_graph.engine.measuring import Spread, alternate, machine, write_report
-from mmkd_graph.losses import DistillContext, PyramidLoss, PyramidSpec
+from mmkd_graph.losses import DistillContext, HeadLoss, HeadOutputs, HeadSpec, PyramidSpec
 from mmkd_graph.registry import MODELS
 from mmkd_graph.testing import LOSSES, smooth_maps
 
@@ -46,24 +46,42 @@ SWEEPS: dict[str, Sequence[int]] = {
     'channels': (64, 128, 192, 256, 384, 512),
     'levels': (2, 3, 4, 5),
 }
-"""What is swept, and the values; ``side`` is that of a square level and counts as side * side cells."""
+"""What is swept, and the values; ``side`` is that of a square level and counts as side * side cells.
+
+Channels are classes for losses of heads.
+"""
+BINS = 17
+"""Values of a box edge, of GFL."""
 
 
 def loss_call(config: dict, images: int, side: int, channels: int, levels: int, device: torch.device) -> Callable:
     """Forward and backward of one loss on levels that halve the side, down to 4."""
     sides = [max(side // 2**level, 4) for level in range(levels)]
     strides = tuple(8 * 2**level for level in range(levels))
-    loss: PyramidLoss = MODELS.build(dict(config))
-    loss.bind(PyramidSpec(strides, (channels,) * levels, (channels,) * levels, 'loss'))
+    loss = MODELS.build(dict(config))
+
+    def pyramid(seed: int, width: int) -> tuple[Tensor, ...]:
+        return tuple(smooth_maps(seed, images, width, s).to(device) for s in sides)
+
+    if isinstance(loss, HeadLoss):
+        loss.bind(HeadSpec(strides, channels, sigmoid=True, bins=BINS, name='loss'))
+        positives = tuple(x > 1 for x in pyramid(5, 1))
+        student, teacher = (
+            HeadOutputs(pyramid(seed, channels), pyramid(seed + 2, 4 * BINS), positives) for seed in (1, 2)
+        )
+        leaves = (*student.scores, *student.boxes)
+    else:
+        loss.bind(PyramidSpec(strides, (channels,) * levels, (channels,) * levels, 'loss'))
+        student, teacher = leaves, _ = pyramid(1, channels), pyramid(2, channels)
     loss.to(device).train()
-    student = tuple(smooth_maps(1, images, channels, s).to(device).requires_grad_() for s in sides)
-    teacher = tuple(smooth_maps(2, images, channels, s).to(device) for s in sides)
+    for x in leaves:
+        x.requires_grad_()
     size = (8 * side, 8 * side)
     samples = demo_mm_inputs(images, (3, *size), [BOXES] * images, 80)['data_samples']
     context = DistillContext(samples, strides, size)
 
     def run() -> None:
-        for x in student:
+        for x in leaves:
             x.grad = None
         sum(loss(student, teacher, context).values()).backward()
 

@@ -212,7 +212,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--size', type=int, nargs=2, default=(320, 320), metavar=('H', 'W'), help='in pixels')
     parser.add_argument('--boxes', type=int, default=8, help='per image')
     parser.add_argument(
-        '--paths', nargs='+', choices=list(PATHS), default=list(PATHS), metavar='PATH', help='to measure'
+        '--paths',
+        nargs='+',
+        choices=list(PATHS),
+        default=[name for name in PATHS if name != 'ld'],  # the default student has no distributions of edges
+        metavar='PATH',
+        help='to measure',
     )
     parser.add_argument('--rounds', type=int, default=20, help='measured rounds, at least 6')
     parser.add_argument('--warmup', type=int, default=2, help='rounds before them')
