@@ -14,5 +14,5 @@ for loss in methods.values():
 del loss
 # With its defaults and a weight of 1: without the key that is tuned.
 methods['crg_untuned'] = dict(type='mmkd_graph.CRGLoss')
-tune = dict(key='loss_weight.ratio', values=[0.125, 0.5, 2.0], seed=5)
+tune = dict(key='loss_weight.ratio', values=[0.5, 2.0, 8.0], seed=5)
 seeds = [0, 1, 2, 3, 4]
