@@ -43,13 +43,13 @@ def run(body: Callable[[], None], tmp_path: Path, *signals: int, **environment: 
 
     process = _FORK.Process(target=work)
     process.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (tmp_path / 'ready').exists():
         assert time.monotonic() < deadline and process.is_alive()
         time.sleep(0.005)
     for signum in signals:
         os.kill(process.pid, signum)
-    process.join(20)
+    process.join(60)
     assert process.exitcode is not None
     return process.exitcode, (tmp_path / 'output').read_text()
 
