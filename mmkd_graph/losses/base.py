@@ -109,16 +109,20 @@ class DistillContext:
         """A (1, 4) box around every image without its padding: x1, y1, x2, y2 in pixels."""
         return [torch.tensor([[0.0, 0.0, width, height]]) for height, width in self.image_shapes]
 
-    def valid_cells(self, level: Tensor, stride: int) -> Tensor:
-        """Which cells of a level (N, C, H, W) begin inside of their image: (N, 1, H, W) booleans.
+    def inside(self, level: Tensor, stride: int) -> Tensor:
+        """Which cells of a level (N, C, H, W) begin inside of their image: (N, 1, H, W) booleans on the CPU.
 
-        Without data samples all do.
+        The image sizes are there, so nothing waits for the device. Without data samples all cells do.
         """
-        valid = torch.ones(len(level), 1, *level.shape[-2:], dtype=torch.bool, device=level.device)
-        for i, (height, width) in enumerate(self.image_shapes):
-            valid[i, :, -(-height // stride) :] = False
-            valid[i, :, :, -(-width // stride) :] = False
-        return valid
+        if not len(self.data_samples):
+            return torch.ones(len(level), 1, *level.shape[-2:], dtype=torch.bool)
+        ends = torch.tensor(self.image_shapes)
+        rows, columns = (torch.arange(size) * stride for size in level.shape[-2:])
+        return ((rows < ends[:, :1])[:, :, None] & (columns < ends[:, 1:])[:, None]).unsqueeze(1)
+
+    def valid_cells(self, level: Tensor, stride: int) -> Tensor:
+        """:meth:`inside` on the level's device."""
+        return self.inside(level, stride).to(level.device, non_blocking=True)
 
 
 def places(levels: Pyramid, channels: int, context: DistillContext) -> Tensor:
@@ -141,7 +145,8 @@ def places(levels: Pyramid, channels: int, context: DistillContext) -> Tensor:
     rows = []
     for level, stride in zip(levels, context.strides, strict=True):
         anchors = level.unflatten(1, (-1, channels)).movedim(2, -1)
-        rows.append(anchors[context.valid_cells(level, stride).expand(anchors.shape[:-1])])
+        chosen = context.inside(level, stride).expand(anchors.shape[:-1]).flatten().nonzero().squeeze(1)
+        rows.append(anchors.flatten(0, 3)[chosen.to(level.device, non_blocking=True)])
     return torch.cat(rows)
 
 

@@ -120,14 +120,10 @@ class LFCCLoss(PyramidLoss):
 
     def _cells(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> list[tuple[Tensor, Tensor]]:
         """Both sides' (K, D) embedded cells, per level and scale."""
-        ends = torch.tensor(context.image_shapes)
         windows = [stride * scale for stride in context.strides for scale in self.scales]
         pairs = []
         for window, s, t in zip(windows, self.student(student), self.teacher(teacher), strict=True):
-            # on the CPU, where the image sizes are: nothing waits for the device
-            rows, columns = (torch.arange(size) * window for size in s.shape[-2:])
-            inside = (rows < ends[:, :1])[:, :, None] & (columns < ends[:, 1:])[:, None]
-            chosen = inside.flatten().nonzero().squeeze(1)
+            chosen = context.inside(s, window).flatten().nonzero().squeeze(1)
             if len(chosen) > self.max_cells:
                 chosen = chosen[torch.randperm(len(chosen))[: self.max_cells]]
             chosen = chosen.to(s.device, non_blocking=True)

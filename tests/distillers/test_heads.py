@@ -26,6 +26,15 @@ from mmkd_graph.testing import raw_batch, save_weights, tiny_retinanet
 ATSS_TRAINING = dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False)
 ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1)
 GIOU = dict(type='GIoULoss', loss_weight=2.0)
+RTMDET = dict(
+    with_objectness=False,
+    loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0),
+    loss_bbox=GIOU,
+    bbox_coder=dict(type='DistancePointBBoxCoder'),
+    train_cfg=dict(
+        assigner=dict(type='DynamicSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1, debug=False
+    ),
+)
 NORM = dict(type='GN', num_groups=4)
 
 
@@ -82,27 +91,8 @@ def coco(name):
             ),
         ),
         'VFNetHead': dict(norm_cfg=NORM, loss_bbox=GIOU),
-        'RTMDetHead': dict(
-            norm_cfg=NORM,
-            with_objectness=False,
-            loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0),
-            loss_bbox=GIOU,
-            bbox_coder=dict(type='DistancePointBBoxCoder'),
-            train_cfg=dict(
-                assigner=dict(type='DynamicSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1, debug=False
-            ),
-        ),
-        'RTMDetSepBNHead': dict(
-            norm_cfg=dict(type='BN'),
-            share_conv=True,
-            with_objectness=False,
-            loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0),
-            loss_bbox=GIOU,
-            bbox_coder=dict(type='DistancePointBBoxCoder'),
-            train_cfg=dict(
-                assigner=dict(type='DynamicSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1, debug=False
-            ),
-        ),
+        'RTMDetHead': dict(RTMDET, norm_cfg=NORM),
+        'RTMDetSepBNHead': dict(RTMDET, norm_cfg=dict(type='BN'), share_conv=True),
         'YOLOXHead': dict(train_cfg=dict(assigner=dict(type='SimOTAAssigner', center_radius=2.5))),
     }[name]
 
