@@ -8,7 +8,7 @@ from .multihead import attend, attention_graphs, graph_divergence
 from .samples import kl_divergence, mean_of_samples, unit_length
 from .singular import align_vectors, leading_vectors
 from .tuples import Tuples, center_divergence, pairwise_distance, semihard_tuples, tuple_divergence
-from .windows import Spectrum, cut_windows, edge_distance, graph_factor, spectral_distance, spectrum, unit_rows
+from .windows import Spectrum, cut_windows, edge_distance, spectral_distance, spectrum, unit_rows
 
 __all__ = [
     'Spectrum',
@@ -23,7 +23,6 @@ __all__ = [
     'edge_distance',
     'foreground_mask',
     'graph_divergence',
-    'graph_factor',
     'info_nce',
     'kl_divergence',
     'leading_vectors',

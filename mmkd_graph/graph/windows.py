@@ -7,8 +7,10 @@ of C channels and L = p² cells gives C unit rows :math:`\tilde S \in R^{C \time
 - edge weights :math:`W = (1 1^T + A) / 2` in [0, 1], self loops kept (the renormalisation of GCN, arXiv 1609.02907),
 - :math:`M = D^{-1/2} W D^{-1/2}` with the degrees :math:`D`; :math:`I - M` is the normalised Laplacian.
 
-With :math:`B = [1, \tilde S] / \sqrt 2` is :math:`W = B B^T`, so that M has rank L + 1 at most and everything follows
-from matrices of (L + 1) × (L + 1), without one of C × C and without an iterative solver.
+With the degrees' roots :math:`\hat u \propto D^{1/2} 1`, of length 1, is :math:`M = \hat u \hat u^T + Y Y^T`, where
+:math:`Y \in R^{C \times L}` are the rows, centred and divided by the roots : :math:`\hat u` is
+the trivial eigenvector, of eigenvalue 1, and everything else follows from matrices of L × L, without one of C × C and
+without an iterative solver.
 """
 
 from typing import NamedTuple
@@ -70,7 +72,7 @@ def cut_windows(features: Tensor, size: int) -> Tensor:
     if h % rows or w % columns:
         features = F.pad(features, (0, -w % columns, 0, -h % rows))
     grid = features.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))  # N, C, windows, rows, windows, columns
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c, rows * columns)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(n, -1, rows * columns, c).mT
 
 
 @in_full_precision
@@ -90,10 +92,10 @@ def unit_rows(windows: Tensor) -> Tensor:
         tensor([[[[0.6000, 0.8000],
                   [0.0000, 0.0000]]]])
     """
-    length = torch.linalg.vector_norm(windows, dim=-1, keepdim=True)
-    least = DEAD * length.detach().square().mean((1, 2), keepdim=True).sqrt()
-    alive = ~(length <= least)  # NaN is to stay NaN
-    return windows * torch.where(alive, torch.where(alive, length, 1).reciprocal(), 0)
+    energy = windows.square().sum(-1, keepdim=True)
+    least = DEAD**2 * energy.detach().mean((1, 2), keepdim=True)
+    alive = ~(energy <= least)  # NaN is to stay NaN
+    return windows * torch.where(alive, torch.where(alive, energy, 1).rsqrt(), 0)
 
 
 @in_full_precision
@@ -114,70 +116,51 @@ def edge_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         >>> edge_distance(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
         (tensor(2.), tensor(4.))
     """
-    energy = _energy(teacher)
+    own, energy, both = _gram(student), _gram(teacher), student.mT @ teacher
+    own, energy, both = (x.square().sum((-2, -1)) for x in (own, energy, both))
     # In float32 the identity falls below 0 by rounding where both are nearly equal.
-    return (_energy(student) + energy - 2 * (student.mT @ teacher).square().sum((-2, -1))).clamp(min=0), energy
+    return (own + energy - 2 * both).clamp(min=0), energy
 
 
 @in_full_precision
-def graph_factor(rows: Tensor) -> Tensor:
-    r"""The matrix :math:`\hat B` with :math:`M = \hat B \hat B^T`, see the module.
-
-    Args:
-        rows: (…, C, L) unit or zero rows. Every degree is at least 1 (C / 2 of a zero row).
-
-    Returns:
-        (…, C, L + 1).
-
-    Example:
-        >>> import torch
-        >>> b = graph_factor(torch.tensor([[1.0], [-1.0]]))
-        >>> b @ b.mT  # two channels that are each other's negative: no edge between them
-        tensor([[1.0000, 0.0000],
-                [0.0000, 1.0000]])
-    """
-    twice = rows.shape[-2] + rows @ rows.sum(-2, keepdim=True).mT  # the degrees
-    root = twice.rsqrt()
-    return torch.cat([root, rows * root], dim=-1)
-
-
-@in_full_precision
-def spectrum(factor: Tensor) -> Spectrum:
+def spectrum(rows: Tensor) -> Spectrum:
     """Every eigenpair that is not 0, from the small matrix; without gradient.
 
     Args:
-        factor: (B, C, m) of :func:`graph_factor`. ``torch.linalg.eigh`` on CUDA is batched for m <= 32.
+        rows: (B, C, L), unit or zero. ``torch.linalg.eigh`` on CUDA is batched for L <= 32.
 
     Returns:
-        See :class:`Spectrum`; NaN for graphs that are not finite.
+        See :class:`Spectrum`, with m = L + 1; NaN for graphs that are not finite.
 
     Example:
         >>> import torch
-        >>> values, vectors = spectrum(graph_factor(torch.tensor([[[1.0], [-1.0]]])))
+        >>> values, vectors = spectrum(torch.tensor([[[1.0], [-1.0]]]))
         >>> values.round(decimals=4)
         tensor([[1., 1.]])
     """
     with torch.no_grad():
-        values, small = exact_eigenpairs(factor.mT @ factor)
+        trivial, rest = _factor(rows)
+        values, small = exact_eigenpairs(rest.mT @ rest)
         values = values.clamp(min=0)
-        there = ~(values <= factor.shape[-1] * torch.finfo(factor.dtype).eps)
+        there = ~(values <= rest.shape[-1] * torch.finfo(rest.dtype).eps)
         scale = torch.where(there, values, 1).rsqrt()
-        return Spectrum(values, torch.where(there.unsqueeze(-2), factor @ (small * scale.unsqueeze(-2)), 0))
+        vectors = torch.where(there.unsqueeze(-2), rest @ (small * scale.unsqueeze(-2)), 0)
+        one = trivial.square().sum(-2)
+        return Spectrum(torch.cat([values, one], dim=-1), torch.cat([vectors, trivial], dim=-1))
 
 
 @in_full_precision
 def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     r"""How far the teacher's spectral embedding is from one of the student's graph: :math:`|(M_S - M_T) U \Lambda|^2`.
 
-    U are the teacher's eigenvectors and :math:`\Lambda` its eigenvalues but for the trivial pair (eigenvalue 1, the
-    roots of the degrees), which says nothing of the graph: the coordinates of its diffusion map after one step. The
-    distance is free of the choice of signs and bases, and no eigenvector is computed: with the trivial pair taken out
-    of :math:`\hat B_T`, it is :math:`|(M_S - M_T) M'_T|^2`. It cannot see what the student's graph has outside of the
-    space of the teacher's eigenvectors.
+    U are the teacher's eigenvectors and :math:`\Lambda` its eigenvalues but for the trivial pair, which says nothing
+    of the graph: the coordinates of its diffusion map after one step. The distance is free of the choice of signs and
+    bases, and no eigenvector is computed: it is :math:`|(M_S - M_T) Y_T Y_T^T|^2`. It cannot see what the student's
+    graph has outside of the space of the teacher's eigenvectors.
 
     Args:
-        student: (…, C, m) of :func:`graph_factor`.
-        teacher: (…, C, m).
+        student: (…, C, L) unit or zero rows.
+        teacher: (…, C, L).
 
     Returns:
         The squared distance >= 0, and :math:`|\Lambda^2|^2`, that of a student without any structure; both of shape
@@ -187,23 +170,38 @@ def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 
     Example:
         >>> import torch
-        >>> b = graph_factor(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
-        >>> spectral_distance(b, b)[0].item() < 1e-12
-        True
+        >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+        >>> spectral_distance(rows, rows)[0].item()
+        0.0
     """
-    # û = D^½ 1 / |D^½ 1| is B̂ v with v = B̂ᵀ û, X = B̂_T - û vᵀ has the other eigenpairs, and wanted is
-    # |(M_S - M_T) X Xᵀ|². With Δ = B̂_S - B̂_T is (M_S - M_T) X = Δ (B̂_Sᵀ X) + B̂_T (Δᵀ X): all follows from small
-    # matrices, and nothing large is subtracted where both graphs are nearly equal. B̂'s first column is D^-½ / √2.
-    root = F.normalize(teacher[..., :1].reciprocal(), dim=-2)
+    # With Δ = Y_S - Y_T, G = Y_TᵀY_T, R = ΔᵀY_T, F = G + R and a = Y_Tᵀ(û_S - û_T) is
+    # (M_S - M_T) Y_T = û_S aᵀ + Δ F + Y_T R. All follows from small matrices, nothing large is subtracted where both
+    # graphs are nearly equal, and û_Sᵀ Y_S = 0 leaves û_SᵀΔ = -aᵀ.
+    (student_root, student), (root, teacher) = _factor(student), _factor(teacher)
     delta = student - teacher
-    v, w = teacher.mT @ root, delta.mT @ root
-    gram, both, own = teacher.mT @ teacher, delta.mT @ teacher, delta.mT @ delta
-    rest, moved = gram - v * v.mT, both - w * v.mT  # B̂_Tᵀ X = Xᵀ X, and Δᵀ X
-    student = rest + moved
-    squared = student.mT @ own @ student + 2 * student.mT @ both @ moved + moved.mT @ gram @ moved
-    return (squared * rest).sum((-2, -1)).clamp(min=0), _energy(rest)
+    gram, own, moved = _gram(teacher), _gram(delta), delta.mT @ teacher
+    both, away = gram + moved, teacher.mT @ (student_root - root)
+    squared = both.mT @ own @ both + 2 * both.mT @ moved @ moved + moved.mT @ gram @ moved
+    squared = squared + away @ (away - 2 * gram @ away).mT
+    return (squared * gram).sum((-2, -1)).clamp(min=0), (gram @ gram).square().sum((-2, -1))
 
 
-def _energy(rows: Tensor) -> Tensor:
-    """|X Xᵀ|² of (…, C, L) by way of the smaller Gram matrix."""
-    return (rows.mT @ rows).square().sum((-2, -1))
+def _factor(rows: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The trivial eigenvector :math:`\hat u` (…, C, 1) and :math:`Y` (…, C, L) of M, see the module.
+
+    With :math:`r = (2 D 1)^{-1/2}`, :math:`m = \tilde S^T 1` and :math:`q^2 = 1^T 2 D 1` is :math:`\hat u = 1 / (r q)`
+    and :math:`Y_i = r_i (\tilde S_i - c_i m)`, where :math:`c_i = (r_i^{-2} + q) / (q (q + C))`: the columns of
+    :math:`\mathrm{diag}(r) [1, \tilde S]`, reflected so that the first one is :math:`\hat u`. Every degree is at least
+    1 (C / 2 of a zero row).
+    """
+    count, mean = rows.shape[-2], rows.sum(-2, keepdim=True)
+    twice = count + rows @ mean.mT  # the degrees
+    q = twice.sum(-2, keepdim=True).sqrt()
+    centred = torch.addcmul(rows, (twice + q) / (q * (q + count)), mean, value=-1)
+    return twice.sqrt() / q, centred * twice.rsqrt()
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """XᵀX of (…, C, L), for functions that are symmetric in it: of the two equal gradients one is doubled."""
+    product = rows.mT @ rows.detach()
+    return 2 * product - product.detach()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmkd_graph.graph import channel_attention, spatial_attention
 from mmkd_graph.graph.arguments import check_integer, check_number
-from mmkd_graph.graph.windows import cut_windows, edge_distance, graph_factor, spectral_distance, unit_rows
+from mmkd_graph.graph.windows import cut_windows, edge_distance, spectral_distance, unit_rows
 from mmkd_graph.registry import MODELS
 
 from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, term_weights, total
@@ -163,7 +163,7 @@ def edge_value(windows: _Windows) -> Tensor:
 
 def spectral_value(windows: _Windows) -> Tensor:
     """Difference in the teacher's spectral embedding over the embedding's own."""
-    distance, energy = spectral_distance(graph_factor(windows.student), graph_factor(windows.teacher))
+    distance, energy = spectral_distance(windows.student, windows.teacher)
     return windows.mean(distance / energy.clamp(min=STRUCTURELESS))
 
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mmkd_graph.graph import graph_factor, spectrum
+from mmkd_graph.graph import spectrum
 
 from .canvas import AFTER, BEFORE, TEACHER, alike, change, new_figure
 
@@ -22,7 +22,7 @@ def laplacian_spectrum(rows: Tensor) -> NDArray[np.float32]:
     Returns:
         (min(C, L + 1),) eigenvalues in [0, 1], ascending; all the others are 1.
     """
-    values = 1 - spectrum(graph_factor(rows)).values.flip(1)
+    values = 1 - spectrum(rows).values.flip(1)
     return values[:, : rows.shape[1]].mean(0).cpu().numpy()
 
 

@@ -41,9 +41,8 @@ def run_all(features):
     results += [units, graph.kl_divergence(units, units.flip(0)), graph.mean_of_samples(features[:, 0, 0, 0])]
     results += [graph.info_nce(features[:, :, 0, 0], features[:, :, 1, 1])]
     rows, others = (graph.unit_rows(graph.cut_windows(x, 4)) for x in (features, features.flip(1)))
-    factor = graph.graph_factor(rows)
-    results += [rows, factor, *graph.edge_distance(rows, others), *graph.spectrum(factor.flatten(0, 1))]
-    results += [*graph.spectral_distance(factor, graph.graph_factor(others))]
+    results += [rows, *graph.edge_distance(rows, others), *graph.spectral_distance(rows, others)]
+    results += [*graph.spectrum(rows.flatten(0, 1))]
     embeddings, labels = features[0].flatten(1), torch.arange(features.shape[1]) % 4
     tuples = graph.semihard_tuples(embeddings, labels, margin=0.5)
     results += [graph.pairwise_distance(embeddings), graph.tuple_divergence(embeddings, embeddings.flip(0), tuples)]

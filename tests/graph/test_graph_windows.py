@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from mmkd_graph.graph.windows import (
     cut_windows,
     edge_distance,
-    graph_factor,
     spectral_distance,
     spectrum,
     unit_rows,
@@ -52,7 +51,7 @@ def test_windows_hold_every_cell_once(size):
 @pytest.mark.parametrize('size', [1, 2, 4, 5])
 def test_the_spectrum_is_that_of_the_whole_matrix(dtype, tolerance, size):
     rows = unit_rows(cut_windows(smooth(1, dtype=dtype), size)).flatten(0, 1)
-    values, vectors = spectrum(graph_factor(rows))
+    values, vectors = spectrum(rows)
     for i in range(len(rows)):
         wanted, basis = np.linalg.eigh(full(rows[i]))
         count = values.shape[1]
@@ -70,7 +69,7 @@ def test_the_spectrum_is_that_of_the_whole_matrix(dtype, tolerance, size):
 def test_the_distances_are_those_of_the_formulas(dtype, tolerance):
     s, t = (unit_rows(cut_windows(smooth(seed, dtype=dtype), 4)) for seed in (1, 2))
     edges, energy = edge_distance(s, t)
-    spectral, own = spectral_distance(graph_factor(s), graph_factor(t))
+    spectral, own = spectral_distance(s, t)
     for n in range(s.shape[0]):
         for k in range(s.shape[1]):
             a, b = (x[n, k].double().numpy() for x in (s, t))
@@ -97,7 +96,7 @@ def test_distances_are_never_negative_and_finite(seed, scale, near, shape):
     t = scale * smooth(seed, channels, (height, width), torch.float32)
     s = (t + near * scale * smooth(seed + 1, channels, (height, width), torch.float32)).requires_grad_()
     rows_s, rows_t = (unit_rows(cut_windows(x, 4)) for x in (s, t))
-    found = [*edge_distance(rows_s, rows_t), *spectral_distance(graph_factor(rows_s), graph_factor(rows_t))]
+    found = [*edge_distance(rows_s, rows_t), *spectral_distance(rows_s, rows_t)]
     assert all(x.isfinite().all() and (x >= 0).all() for x in found)
     (found[0].sum() + found[2].sum()).backward()
     assert s.grad.isfinite().all()
@@ -105,9 +104,9 @@ def test_distances_are_never_negative_and_finite(seed, scale, near, shape):
 
 def test_a_constant_window_has_no_structure():
     rows = unit_rows(cut_windows(torch.ones(1, 8, 4, 4), 4))
-    _, energy = spectral_distance(graph_factor(rows), graph_factor(rows))
+    _, energy = spectral_distance(rows, rows)
     assert energy.item() < 1e-10
-    values, vectors = spectrum(graph_factor(rows).flatten(0, 1))
+    values, vectors = spectrum(rows.flatten(0, 1))
     assert values[0, -1].item() == pytest.approx(1) and values[0, :-1].max() < 1e-6
     assert vectors[..., :-1].abs().max() == 0
 
@@ -143,10 +142,10 @@ def test_bad_arguments_are_named(call, word):
 
 
 def test_graphs_that_are_not_finite_stay_alone():
-    factor = graph_factor(unit_rows(cut_windows(smooth(3), 4))).flatten(0, 1)
-    clean = spectrum(factor)
-    factor[1, 0, 0] = torch.nan
-    values, vectors = spectrum(factor)
+    rows = unit_rows(cut_windows(smooth(3), 4)).flatten(0, 1)
+    clean = spectrum(rows)
+    rows[1, 0, 0] = torch.nan
+    values, vectors = spectrum(rows)
     assert values[1].isnan().all() and vectors[1].isnan().all()
     assert torch.equal(values[2], clean.values[2])
 
@@ -157,8 +156,7 @@ def test_spectra_that_are_nearly_equal_lose_no_digits_in_single_precision():
 
     def value_and_gradient(dtype):
         x = student.to(dtype).requires_grad_()
-        factors = [graph_factor(unit_rows(cut_windows(y.to(dtype), 4))) for y in (x, teacher)]
-        distance, energy = spectral_distance(*factors)
+        distance, energy = spectral_distance(*(unit_rows(cut_windows(y.to(dtype), 4)) for y in (x, teacher)))
         value = (distance / energy).sum()
         return value.double(), torch.autograd.grad(value, x)[0].double()
 
@@ -169,7 +167,7 @@ def test_spectra_that_are_nearly_equal_lose_no_digits_in_single_precision():
 
 
 def test_equal_graphs_have_no_spectral_distance_and_no_gradient_at_all():
-    teacher = graph_factor(unit_rows(cut_windows(smooth(1, dtype=torch.float32), 4)))
+    teacher = unit_rows(cut_windows(smooth(1, dtype=torch.float32), 4))
     student = teacher.clone().requires_grad_()
     distance, _ = spectral_distance(student, teacher)
     assert not distance.any() and not torch.autograd.grad(distance.sum(), student)[0].any()

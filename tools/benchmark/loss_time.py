@@ -132,7 +132,7 @@ def plain(student: Tensor, teacher: Tensor) -> Tensor:
 def small(student: Tensor, teacher: Tensor) -> Tensor:
     """The same by the matrices of the loss."""
     edges, _ = graph.edge_distance(student, teacher)
-    embedding, _ = graph.spectral_distance(graph.graph_factor(student), graph.graph_factor(teacher))
+    embedding, _ = graph.spectral_distance(student, teacher)
     return (edges + embedding).mean()
 
 
