@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from mmengine.hooks import EMAHook
 from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from mmengine.visualization import BaseVisBackend, Visualizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -97,7 +99,8 @@ class Distiller(Detector):
 
 @pytest.fixture
 def without_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, 'savefig', lambda figure, path: Path(path).touch())
+    pixel = cv2.imencode('.png', np.zeros((1, 1, 3), np.uint8))[1].tobytes()
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, path: Path(path).write_bytes(pixel))
 
 
 def train(work_dir: Path, hooks: list, model: type[Detector] = Distiller, iters: int = 12, **options: Any) -> Runner:
@@ -285,6 +288,7 @@ def test_the_model_may_be_wrapped_for_distributed_training(tmp_path, process_gro
         hooks=[],
         val_loop=None,
         train_dataloader=loader,
+        visualizer=Visualizer(),
     )
     modes = [module.training for module in model.modules()]
     hook = GraphPicturesHook(num_images=2)
