@@ -20,7 +20,7 @@ from mmengine.hooks import EMAHook
 from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
-from mmengine.visualization import BaseVisBackend, Visualizer
+from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
