@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from numpy.typing import NDArray
 
@@ -78,8 +79,10 @@ def gradient_shares(config: Config, state: Mapping[str, Any], device: str) -> di
         model: GraphDistiller = MODELS.build(copy.deepcopy(config.model))
         model.load_state_dict(state)
         model.to(device).train()
-        loader = dict(config.train_dataloader, num_workers=0, persistent_workers=False, collate_fn=pseudo_collate)
-        batch = next(iter(Runner.build_dataloader(loader, seed=0)))
+        loader = dict(config.train_dataloader, num_workers=0, persistent_workers=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # of pycocotools
+            batches = Runner.build_dataloader(loader, seed=0)
+        batch = next(iter(batches))
         norms = gradient_norms(model, **model.data_preprocessor(batch, True))
     shares = {'task': 1.0}
     for name, weight in model.distill.weights.items():
