@@ -33,7 +33,8 @@ def add_curves(page: Page, trainings: Sequence[Training]) -> None:
 
 
 def add_losses(page: Page, distilled: Training, checkpoint: Path | None, device: str) -> None:
-    terms = {name: points for name, points in distilled.terms.items() if 'loss' in name}
+    # with a slash in it: a name that log_processor.custom_cfg gave a term beside its own
+    terms = {name: points for name, points in distilled.terms.items() if 'loss' in name and '/' not in name}
     if terms:
         caption = (
             'Terms that count, as the log has them: those of the student’s own losses above, those of the distillation '

@@ -70,6 +70,8 @@ model = dict(
         crg=dict(type='mmkd_graph.CRGLoss', loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=2, iterations=1)),
         pkd=dict(type='mmkd_graph.PKDLoss', loss_weight=0)))
 custom_hooks = [dict(type='mmkd_graph.GraphPicturesHook', interval=1, picture_interval=1)]
+log_processor = dict(
+    custom_cfg=[dict(data_src='loss_kd.crg.vertex', log_name='loss_kd.crg/vertex', method_name='current')])
 visualizer = dict(
     type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type=name) for name in {backends}])
 """
@@ -213,6 +215,12 @@ def test_a_browser_shows_all_pictures_without_requests_errors_or_a_horizontal_sc
 def keys(work: Path) -> set[str]:
     rows = next((work / 'distilled').glob('*/vis_data/scalars.json')).read_text().splitlines()
     return {key for row in rows for key in json.loads(row)}
+
+
+def test_a_name_with_a_slash_is_logged_beside_the_own_one(work):
+    rows = next((work / 'distilled').glob('*/vis_data/scalars.json')).read_text().splitlines()
+    first = json.loads(rows[0])
+    assert first['loss_kd.crg/vertex'] == pytest.approx(first['loss_kd.crg.vertex'])
 
 
 def test_charts_hold_the_terms_that_are_logged(work):
