@@ -71,7 +71,8 @@ model = dict(
         pkd=dict(type='mmkd_graph.PKDLoss', loss_weight=0)))
 custom_hooks = [dict(type='mmkd_graph.GraphPicturesHook', interval=1, picture_interval=1)]
 log_processor = dict(
-    custom_cfg=[dict(data_src='loss_kd.crg.vertex', log_name='loss_kd.crg/vertex', method_name='current')])
+    custom_cfg=[
+        dict(data_src='loss_kd.crg.vertex', log_name='loss_kd.crg/vertex', method_name='mean', window_size=50)])
 visualizer = dict(
     type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type=name) for name in {backends}])
 """
