@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmkd_graph.checkpoints import is_address
 from mmkd_graph.distillers.teacher import model_of
 from mmkd_graph.export import student_model
 
@@ -39,8 +40,9 @@ def add_detections(
         images = Images(loader, count)
     except Exception as error:  # a data set that has gone, or whatever its class raises
         raise ReportError(f'the validation images of {distilled.folder} cannot be read: {one_line(error)}') from error
-    part = 'all' if len(images.images) == images.total else f'{len(images.images)} evenly spread of'
-    page.data = f'{part} {images.total} validation images'
+    whole = len(images.images) == images.total
+    part = f'all {images.total}' if whole else f'{len(images.images)} of {images.total} evenly spread'
+    page.data = f'{part} validation images'
     found: dict[str, list[Predictions]] = {}
     for role, (model, checkpoint, strict) in _models(page, by_role, which).items():
         say(f'{role}: {checkpoint} on {len(images.images)} images')
@@ -85,7 +87,7 @@ def _models(page: Page, by_role: Mapping[str, Training], which: str) -> dict[str
     teacher = distilled.config.model.teacher
     models: dict[str, tuple[Any, Any, bool]] = {}
     checkpoint = teacher.get('checkpoint')
-    if checkpoint and '://' not in str(checkpoint) and not Path(checkpoint).is_file() and TEACHER in by_role:
+    if checkpoint and not is_address(checkpoint) and not Path(checkpoint).is_file() and TEACHER in by_role:
         checkpoint = by_role[TEACHER].checkpoint(which)
     if checkpoint:
         models[TEACHER] = (teacher.config, checkpoint, teacher.get('strict', True))

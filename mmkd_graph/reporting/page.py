@@ -72,6 +72,10 @@ class Page:
             f'python tools/analysis/report.py {distilled.folder} work_dirs/student',
         )
 
+    def chosen_by_validation(self) -> bool:
+        """Whether a checkpoint that was run is a best one."""
+        return any(Path(model['checkpoint']).name.startswith('best_') for model in self.models)
+
     def sources(self) -> list[tuple[str, str, str]]:
         """(role, work dir, checkpoint that was run) of every training and model."""
         run = {model['role']: model['checkpoint'] + model['averaged'] for model in self.models}

@@ -12,6 +12,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 import mmkd_graph
+from mmkd_graph.checkpoints import not_weights
 from mmkd_graph.engine.measuring import machine
 
 from .comparison import add_detections
@@ -61,6 +62,8 @@ def make_report(
             f'work dir {distilled.folder} has no checkpoint (best_*.pth, iter_*.pth, epoch_*.pth); accepted: one with, '
             'or --images 0 for a report of its curves alone'
         )
+    if checkpoint and (reason := not_weights(checkpoint)):
+        raise ReportError(f'{checkpoint}: {reason}')
     init_default_scope(distilled.config.get('default_scope') or 'mmdet')
     page = Page(
         title=f'Distillation report: {distilled.folder.name}',

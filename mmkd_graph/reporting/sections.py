@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkd_graph.checkpoints import is_address
 from mmkd_graph.visualization import plot_losses
 
 from . import figures
@@ -29,7 +30,14 @@ def add_curves(page: Page, trainings: Sequence[Training]) -> None:
     if ALONE not in {one.role for one in trainings}:
         page.lack_student('curves', trainings[0])
     if TEACHER not in {one.role for one in trainings}:
-        page.lack('curves', 'No work dir of the teacher was given, so its curve is not shown.')
+        checkpoint = str(trainings[0].config.model.teacher.get('checkpoint') or '')
+        folder = 'TEACHER_WORK_DIR' if not checkpoint or is_address(checkpoint) else Path(checkpoint).parent
+        given = ' '.join(str(one.folder) for one in trainings)
+        page.lack(
+            'curves',
+            'No work dir of the teacher was given, so its curve is not shown.',
+            f'python tools/analysis/report.py {given} {folder}',
+        )
 
 
 def add_losses(page: Page, distilled: Training, checkpoint: Path | None, device: str) -> None:

@@ -160,6 +160,8 @@ def test_wrong_input_is_one_line(work, tmp_path, capsys):
     shutil.copytree(work / 'distilled', tmp_path / 'copy', ignore=shutil.ignore_patterns('*.pth'))
     said = error([tmp_path / 'copy'], capsys)
     assert 'copy has no checkpoint (best_*.pth, iter_*.pth, epoch_*.pth); accepted' in said
+    (tmp_path / 'copy/iter_2.pth').write_bytes((work / 'distilled/iter_2.pth').read_bytes()[:5000])
+    assert 'copy/iter_2.pth: it is cut off or no checkpoint (5000 bytes)' in error([tmp_path / 'copy'], capsys)
 
 
 def test_a_teacher_that_has_gone_is_said_and_does_not_stop_the_page(work, tmp_path, capsys):
