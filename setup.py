@@ -23,6 +23,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmkd_graph', 'mmkd_graph.*']),
+    package_data={'mmkd_graph.reporting': ['page.html']},
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
     extras_require={

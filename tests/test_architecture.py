@@ -29,6 +29,7 @@ ARROWS = {
         *('visualization', 'export', 'checkpoints', 'plain', 'unwrapping'),
     },
     'engine': {'registry', 'losses', 'checking', 'datasets', 'checkpoints', 'findings', 'unwrapping'},
+    'reporting': {'registry', 'distillers', 'datasets', 'visualization', 'export', 'checkpoints', 'engine'},
 }
 
 

@@ -7,6 +7,7 @@ from .loss_schedule_hook import LossScheduleHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .student_export_hook import StudentExportHook
+from .tensorboard_layout_hook import TensorboardLayoutHook
 from .training_check_hook import TrainingCheckHook
 from .unreadable_image_hook import UnreadableImageHook
 
@@ -18,6 +19,7 @@ __all__ = [
     'NonFiniteLossHook',
     'SafeCheckpointHook',
     'StudentExportHook',
+    'TensorboardLayoutHook',
     'TrainingCheckHook',
     'UnreadableImageHook',
 ]

@@ -1,16 +1,18 @@
-"""Draw what distillation did to the student's channel graphs, and every loss term, when training ends."""
+"""Draw what distillation does to the student's channel graphs, and every loss term."""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
@@ -58,7 +60,9 @@ class GraphPicturesHook(Hook):
 
     and the numbers behind them: ``before.npz``, ``after.npz`` and ``losses.json``. A resumed run goes on with
     the curves and with the "before" of the run it continues. A detector that is not distilled (it offers no
-    ``pyramids``) gets the losses only.
+    ``pyramids``) gets the losses only. The first two also go to the config's visualizer, as RGB images
+    ``graph_affinity`` and ``graph_spectra``: to TensorBoard, W&B and ``vis_data/vis_image/``, whichever
+    ``vis_backends`` names.
 
     The graphs are those of windows of 4 × 4 cells, means over all windows of a fixed probe batch: the first images
     of the validation set, or of the training set where there is none. Padding does not count. With an ``EMAHook``,
@@ -71,21 +75,26 @@ class GraphPicturesHook(Hook):
         level: which of the paired levels to draw; 0 is the finest one, negative numbers count from the end.
         num_images: images of the probe batch.
         interval: iterations between two recorded values of each loss.
+        picture_interval: iterations between two drawings of the graphs; default: they are drawn at the end only.
 
     Raises:
         ValueError: if an argument is out of range; when training starts, if the distiller has no such level.
 
     Example:
-        >>> custom_hooks = [dict(type='mmkd_graph.GraphPicturesHook', level=1)]
+        >>> custom_hooks = [dict(type='mmkd_graph.GraphPicturesHook', level=1, picture_interval=1000)]
     """
 
     priority = 'LOW'
 
-    def __init__(self, level: int = 0, num_images: int = 4, interval: int = 10) -> None:
-        for name, value in (('num_images', num_images), ('interval', interval)):
-            if value < 1:
+    def __init__(
+        self, level: int = 0, num_images: int = 4, interval: int = 10, picture_interval: int | None = None
+    ) -> None:
+        numbers = dict(num_images=num_images, interval=interval, picture_interval=picture_interval)
+        for name, value in numbers.items():
+            if value is not None and value < 1:
                 raise ValueError(f'GraphPicturesHook: {name} must be at least 1, got {value}')
         self.level, self.num_images, self.interval = level, num_images, interval
+        self.picture_interval = picture_interval
         self._history: dict[str, list[list[float]]] = {}
         self._before: _Graphs | None = None
 
@@ -111,13 +120,17 @@ class GraphPicturesHook(Hook):
     ) -> None:
         """Record the scalars of this iteration; between the recorded ones nothing is read from the device."""
         iteration = runner.iter + 1
-        if not outputs or not is_main_process() or (iteration % self.interval and iteration != 1):
+        if not is_main_process():
             return
-        for name, value in outputs.items():
-            if isinstance(value, torch.Tensor) and value.numel() == 1:
-                value = value.item()
-            if isinstance(value, (int, float)):
-                self._history.setdefault(name, []).append([iteration, float(value)])
+        if outputs and (iteration % self.interval == 0 or iteration == 1):
+            for name, value in outputs.items():
+                if isinstance(value, torch.Tensor) and value.numel() == 1:
+                    value = value.item()
+                if isinstance(value, (int, float)):
+                    self._history.setdefault(name, []).append([iteration, float(value)])
+        # the last ones are drawn at the end of the training
+        if self.picture_interval and iteration % self.picture_interval == 0 and iteration < runner.max_iters:
+            self._draw(runner, iteration)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the curves with every checkpoint, so that a run resumed from it has their beginning."""
@@ -134,16 +147,29 @@ class GraphPicturesHook(Hook):
             write_whole(json.dumps(self._history).encode(), folder / 'losses.json')
             plot_losses(self._history).savefig(folder / 'losses.png')
             drawn.append('losses.png')
-        if self._before is not None:
-            averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
-            for hook in averages:  # into the model, as in a validation, and out again
-                hook.before_val_epoch(runner)
-            after = self._graphs(runner)
-            for hook in reversed(averages):
-                hook.after_val_epoch(runner)
-            _write_graphs(folder / 'after.npz', after)
-            drawn += _draw_graphs(folder, self._before, after)
+        drawn += self._draw(runner, runner.iter)
         print_log(f'GraphPicturesHook: {", ".join(drawn) or "nothing to draw"} in {folder}', 'current')
+
+    def _draw(self, runner: Runner, iteration: int) -> list[str]:
+        """Draw the graphs as they are after ``iteration``; returns the names of the pictures."""
+        if self._before is None:
+            return []
+        averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for hook in averages:  # into the model, as in a validation, and out again
+            hook.before_val_epoch(runner)
+        after = replace(self._graphs(runner), iteration=iteration)
+        for hook in reversed(averages):
+            hook.after_val_epoch(runner)
+        folder = _folder(runner)
+        _write_graphs(folder / 'after.npz', after)
+        figures = _figures(self._before, after)
+        for name, figure in figures.items():
+            path = folder / f'{name}.png'
+            figure.savefig(path)
+            image = mmcv.imread(str(path), channel_order='rgb')
+            # no '/' in the name: LocalVisBackend would take it for a folder, and write nothing
+            runner.visualizer.add_image(f'graph_{name}', image, iteration)
+        return [f'{name}.png' for name in figures]
 
     def _graphs(self, runner: Runner) -> _Graphs:
         """Graphs of the probe batch at this moment; leaves no trace in the model or the random generators."""
@@ -174,24 +200,22 @@ def _window_rows(features: Tensor, valid: Tensor) -> Tensor:
     return rows[cut_windows(valid.float(), WINDOW).sum((2, 3)) > 0]
 
 
-def _draw_graphs(folder: Path, before: _Graphs, after: _Graphs) -> list[str]:
-    """Draw both pictures of the graphs and return their names; none if training ended in NaN or widths differ."""
+def _figures(before: _Graphs, after: _Graphs) -> dict[str, Figure]:
+    """Both pictures of the graphs by name; none if the affinities are NaN or the widths differ."""
     matrices = (before.student, after.student, after.teacher)
     if len({matrix.shape for matrix in matrices}) > 1:  # adapter='never'
         widths = f'student {len(after.student)}, teacher {len(after.teacher)}'
         print_log(f'GraphPicturesHook: graphs of different size are not drawn (channels: {widths})', 'current')
-        return []
+        return {}
     if not all(np.isfinite(matrix).all() for matrix in matrices):
         print_log('GraphPicturesHook: affinities are not finite, not drawn', 'current', logging.WARNING)
-        return []
+        return {}
     words: dict[str, Any] = {
         'name': f'level {after.level} (stride {after.stride})',
         'labels': tuple(f'at iteration {graphs.iteration}' for graphs in (before, after)),
     }
-    plot_affinities(*matrices, **words).savefig(folder / 'affinity.png')
     spectra = (before.student_spectrum, after.student_spectrum, after.teacher_spectrum)
-    plot_spectra(*spectra, **words).savefig(folder / 'spectra.png')
-    return ['affinity.png', 'spectra.png']
+    return {'affinity': plot_affinities(*matrices, **words), 'spectra': plot_spectra(*spectra, **words)}
 
 
 def _folder(runner: Runner) -> Path:

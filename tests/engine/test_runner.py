@@ -132,6 +132,14 @@ def test_guards_are_put_around_a_config_once() -> None:
     cfg = Config(dict(model=model, training_check=False, default_hooks=dict(checkpoint=None)))
     guard(cfg)
     assert 'TrainingCheckHook' not in str(cfg.custom_hooks) and cfg.default_hooks.checkpoint is None
+    board = dict(type='TensorboardVisBackend')
+    for backends in (board, [dict(type='LocalVisBackend'), board]):
+        cfg = Config(dict(model=model, visualizer=dict(vis_backends=backends)))
+        guard(cfg)
+        assert cfg.custom_hooks[-1].type == 'mmkd_graph.TensorboardLayoutHook'
+    cfg = Config(dict(model=dict(type='RetinaNet'), visualizer=dict(vis_backends=board)))
+    guard(cfg)
+    assert 'TensorboardLayoutHook' not in str(cfg.custom_hooks)
 
 
 def test_the_config_that_is_left_starts_anew(tmp_path: Path) -> None:

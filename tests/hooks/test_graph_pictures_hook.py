@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from mmengine.hooks import EMAHook
 from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from mmengine.visualization import BaseVisBackend, Visualizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -97,7 +99,8 @@ class Distiller(Detector):
 
 @pytest.fixture
 def without_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, 'savefig', lambda figure, path: Path(path).touch())
+    pixel = cv2.imencode('.png', np.zeros((1, 1, 3), np.uint8))[1].tobytes()
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, path: Path(path).write_bytes(pixel))
 
 
 def train(work_dir: Path, hooks: list, model: type[Detector] = Distiller, iters: int = 12, **options: Any) -> Runner:
@@ -165,7 +168,7 @@ def test_level_counts_from_the_end_too(tmp_path):
 def test_training_is_the_same_to_the_last_bit_with_and_without(tmp_path, ema):
     others = [{'type': 'EMAHook'}] if ema else []
     plain = weights(train(tmp_path / 'without', others))
-    seen = weights(train(tmp_path / 'with', [*others, GraphPicturesHook()]))
+    seen = weights(train(tmp_path / 'with', [*others, GraphPicturesHook(picture_interval=5)]))
     assert plain.keys() == seen.keys()
     assert all(torch.equal(plain[name], seen[name]) for name in plain)
 
@@ -258,6 +261,8 @@ def test_wrong_arguments_are_named(tmp_path):
         GraphPicturesHook(num_images=0)
     with pytest.raises(ValueError, match='interval must be at least 1, got -5'):
         GraphPicturesHook(interval=-5)
+    with pytest.raises(ValueError, match='picture_interval must be at least 1, got 0'):
+        GraphPicturesHook(picture_interval=0)
     with pytest.raises(ValueError, match=r'level=2, but student and teacher share 2 levels, of strides \(8, 16\)'):
         train(tmp_path, [GraphPicturesHook(level=2)], iters=1)
 
@@ -285,6 +290,7 @@ def test_the_model_may_be_wrapped_for_distributed_training(tmp_path, process_gro
         hooks=[],
         val_loop=None,
         train_dataloader=loader,
+        visualizer=Visualizer(),
     )
     modes = [module.training for module in model.modules()]
     hook = GraphPicturesHook(num_images=2)
@@ -334,3 +340,43 @@ def test_graphs_are_means_over_the_windows_that_hold_cells_of_the_probe_images(t
         spectra.append(np.linalg.eigvalsh(np.eye(6) - weights / root[:, None] / root))
     np.testing.assert_allclose(graphs.teacher, np.mean(affinities, axis=0), atol=1e-5)
     np.testing.assert_allclose(graphs.teacher_spectrum, np.mean(spectra, axis=0), atol=1e-5)
+
+
+class Seen(BaseVisBackend):
+    """Keeps the images it is given."""
+
+    def __init__(self) -> None:
+        super().__init__('')
+        self.images: list[tuple[str, int, np.ndarray]] = []
+
+    experiment = property(lambda self: self)
+
+    def _init_env(self) -> None:
+        pass
+
+    def add_image(self, name: str, image: np.ndarray, step: int = 0, **others: Any) -> None:
+        self.images.append((name, step, image))
+
+
+def test_pictures_go_to_the_visualizer_during_training_as_rgb(tmp_path):
+    seen = Seen()
+    visualizer = Visualizer(name=uuid.uuid4().hex, vis_backends=[seen])
+    train(tmp_path, [GraphPicturesHook(picture_interval=1)], iters=2, visualizer=visualizer)
+    assert [(name, step) for name, step, _ in seen.images] == [
+        (f'graph_{name}', step) for step in (1, 2) for name in ('affinity', 'spectra')
+    ]
+    for name, _, image in seen.images[2:]:
+        path = tmp_path / 'pictures' / f'{name.removeprefix("graph_")}.png'
+        assert image.dtype == np.uint8 and image.shape[2] == 3
+        assert np.array_equal(image, cv2.imread(str(path))[..., ::-1])
+    assert int(np.load(tmp_path / 'pictures/after.npz')['iteration']) == 2
+
+
+@quickly
+def test_local_files_of_the_visualizer_keep_every_picture(tmp_path):
+    train(tmp_path, [GraphPicturesHook(picture_interval=5)])
+    (folder,) = tmp_path.glob('*/vis_data/vis_image')
+    steps = [5, 10, 12]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f'graph_{name}_{step}.png' for name in ('affinity', 'spectra') for step in steps
+    )
