@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html.parser
-import importlib.util
 import json
 import re
 import shutil
@@ -21,7 +20,6 @@ from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.hooks.tensorboard_layout_hook import layout
 from mmkd_graph.testing import save_weights, tiny_retinanet
 
-TENSORBOARD = importlib.util.find_spec('tensorboard') is not None
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 TRAINING = """
@@ -56,7 +54,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log.write_text(''.join(json.dumps(row) + '\n' for row in rows))
         log.with_name('config.py').write_text(common + TRAINING.format(model=model))
         save_weights(model, folder / name / 'iter_2.pth')
-    backends = ['LocalVisBackend'] + TENSORBOARD * ['TensorboardVisBackend']
+    backends = ['LocalVisBackend', 'TensorboardVisBackend']
     config = folder / 'distilled.py'
     config.write_text(
         f"""_base_ = {str(folder / 'student/1/vis_data/config.py')!r}
@@ -239,7 +237,6 @@ def test_charts_hold_the_terms_that_are_logged(work):
     }
 
 
-@pytest.mark.skipif(not TENSORBOARD, reason='tensorboard is not installed')
 def test_tensorboard_gets_the_log_unchanged_the_layout_and_the_pictures(work):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
