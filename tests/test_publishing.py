@@ -49,7 +49,7 @@ def config(student: Any = None, **more: Any) -> Config:
     return Config(dict(model=model, val_dataloader=dict(dataset=dataset), custom_hooks=hooks, **more))
 
 
-def save(path: Path, cfg: Config, student: Any = None, prefix: str = '', **meta: Any) -> dict[str, torch.Tensor]:
+def save(path: Path, trained: Config, student: Any = None, prefix: str = '', **meta: Any) -> dict[str, torch.Tensor]:
     """A training checkpoint of a distillation, with averaged weights; returns those of the student."""
     torch.manual_seed(0)
     detector = MODELS.build(student or tiny_retinanet())
@@ -60,7 +60,14 @@ def save(path: Path, cfg: Config, student: Any = None, prefix: str = '', **meta:
         ema_state_dict={f'module.{key}': torch.zeros_like(value) for key, value in state.items()},
         optimizer=dict(state={}),
         message_hub=dict(),
-        meta={'epoch': 3, 'iter': 9, 'cfg': cfg.pretty_text, 'dataset_meta': dict(classes=CLASSES), 'seed': 1, **meta},
+        meta={
+            'epoch': 3,
+            'iter': 9,
+            'cfg': trained.pretty_text,
+            'dataset_meta': dict(classes=CLASSES),
+            'seed': 1,
+            **meta,
+        },
     )
     torch.save(whole, path)
     return detector.state_dict()

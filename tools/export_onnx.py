@@ -50,15 +50,17 @@ class _LastFirst(dict):
 
 def import_mmdeploy() -> Any:
     """mmdeploy's ``torch2onnx``, which is of 2023, for the torch of today."""
+    try:
+        import mmdeploy  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        fail(f'{error}; see docs/deployment.md: pip install --no-deps mmdeploy==1.3.1, and what that needs')
     if not isinstance(_symbolic_trace._wrapped_fns_to_patch, list):
         _symbolic_trace._wrapped_fns_to_patch = _LastFirst(_symbolic_trace._wrapped_fns_to_patch)
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:  # it rewrites models for the older exporter
         torch.onnx.export = functools.partial(torch.onnx.export, dynamo=False)
-    try:
-        import onnxruntime  # noqa: F401
-        from mmdeploy.apis import torch2onnx
-    except ImportError as error:
-        fail(f'{error}; see docs/deployment.md: pip install --no-deps mmdeploy==1.3.1, and what that needs')
+    from mmdeploy.apis import torch2onnx
+
     return torch2onnx
 
 
@@ -129,8 +131,6 @@ def main() -> int:
     out = Path(args.out)
     if out.suffix != '.onnx' or out.exists():
         fail(f'OUT={args.out!r}; accepted: a new name that ends in .onnx')
-    MMLogger.get_current_instance().setLevel('ERROR')
-    warnings.simplefilter('ignore')
     try:
         _, meta = read_checkpoint(args.student, 'STUDENT')
     except (OSError, ValueError) as error:
@@ -138,6 +138,8 @@ def main() -> int:
     if 'cfg' not in meta or 'GraphDistiller' in meta['cfg']:
         fail(f'STUDENT={args.student!r}; accepted: a file of publish_student or StudentExportHook')
     torch2onnx = import_mmdeploy()
+    MMLogger.get_current_instance().setLevel('ERROR')
+    warnings.simplefilter('ignore')
     import onnxruntime
 
     model = Config.fromstring(meta['cfg'], '.py')
