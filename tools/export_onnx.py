@@ -143,6 +143,7 @@ def main() -> int:
     import onnxruntime
 
     model = Config.fromstring(meta['cfg'], '.py')
+    model.setdefault('test_pipeline', model.test_dataloader.dataset.pipeline)  # which mmdeploy reads
     # mmdeploy's messages go to standard output
     with contextlib.redirect_stdout(sys.stderr):
         deploy = deploy_config(out.name)
