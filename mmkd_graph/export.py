@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -87,21 +87,49 @@ def export_student(checkpoint: Mapping[str, Any], cfg: Config, path: str | Path)
     beside = path.with_suffix('.py')
     if path == beside:
         raise ValueError(f'path={str(path)!r} is where the config goes; accepted: a name that ends in .pth')
+    content = student_checkpoint(checkpoint, cfg)
+    save_whole(content, path)
+    write_whole(content['meta']['cfg'].encode(), beside)
+    return beside
+
+
+def student_checkpoint(checkpoint: Mapping[str, Any], cfg: Config) -> dict[str, Any]:
+    """What :func:`export_student` writes, ``state_dict`` and ``meta``; its arguments are the same."""
     state = OrderedDict((k, v) for k, v in checkpoint['state_dict'].items() if not k.startswith('distill.'))
     # versions of modules, by which torch and mmdet read older weights
     metadata = getattr(checkpoint['state_dict'], '_metadata', {})
     state._metadata = OrderedDict((k, v) for k, v in metadata.items() if k.split('.')[0] != 'distill')
     known = checkpoint.get('meta') or {}
-    text = student_config(cfg).pretty_text
     meta = {key: known[key] for key in ('epoch', 'iter') if key in known}
-    meta.update(cfg=text, mmengine_version=mmengine.__version__)
+    meta.update(cfg=student_config(cfg).pretty_text, mmengine_version=mmengine.__version__)
     if known.get('dataset_meta') is not None:
         of_data = plain(common_metainfo(known['dataset_meta']))
         # arrays as lists: mmdet reads those as weights only, whatever its version
         meta['dataset_meta'] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in of_data.items()}
-    save_whole(dict(state_dict=state, meta=meta), path)
-    write_whole(text.encode(), beside)
-    return beside
+    return dict(state_dict=state, meta=meta)
+
+
+def needs(cfg: Config) -> list[str]:
+    """What a plain student's config asks for beyond mmdet, by keys: parts of this package, and other imports.
+
+    Example:
+        >>> needs(Config(dict(model=dict(backbone=dict(type='mmkd_graph.EfficientNetLite'), neck=dict(type='FPN')))))
+        ["mmkd_graph (model.backbone.type='mmkd_graph.EfficientNetLite')"]
+    """
+    found = [f'mmkd_graph ({key}={value!r})' for key, value in _ours_in(cfg.model, 'model')]
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    return found + [f'{name} (custom_imports)' for name in ([imports] if isinstance(imports, str) else imports)]
+
+
+def _ours_in(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _ours_in(item, f'{key}.{name}')
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _ours_in(item, f'{key}[{i}]')
+    elif key.endswith(('.type', '._scope_')) and _is_ours(value):
+        yield key, value
 
 
 def _plain_config(value: Any) -> Any:

@@ -18,17 +18,20 @@ ARROWS = {
     'unwrapping': set(),
     'necks': {'registry', 'graph'},
     'losses': {'registry', 'graph', 'necks'},
-    'distillers': {'registry', 'graph', 'necks', 'losses', 'checkpoints'},
+    'packaged': set(),
+    '__main__': {'packaged'},
+    'distillers': {'registry', 'graph', 'necks', 'losses', 'checkpoints', 'packaged'},
     'datasets': {'registry', 'checkpoints', 'findings'},
     'visualization': {'graph'},
-    'checking': {'registry', 'necks', 'distillers', 'datasets', 'findings', 'unwrapping'},
+    'checking': {'registry', 'necks', 'distillers', 'datasets', 'findings', 'packaged', 'unwrapping'},
     'testing': {'losses', 'distillers'},
     'export': {'registry', 'distillers', 'datasets', 'checkpoints', 'plain'},
+    'publishing': {'registry', 'distillers', 'datasets', 'checkpoints', 'export', 'plain'},
     'hooks': {
         *('registry', 'graph', 'losses', 'distillers', 'checking', 'datasets'),
         *('visualization', 'export', 'checkpoints', 'plain', 'unwrapping'),
     },
-    'engine': {'registry', 'losses', 'checking', 'datasets', 'checkpoints', 'findings', 'unwrapping'},
+    'engine': {'registry', 'losses', 'checking', 'datasets', 'checkpoints', 'findings', 'packaged', 'unwrapping'},
     'reporting': {'registry', 'distillers', 'datasets', 'visualization', 'export', 'checkpoints', 'engine'},
 }
 

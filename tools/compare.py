@@ -40,6 +40,7 @@ from scipy import stats
 from mmkd_graph.engine.measuring import machine, write_report
 from mmkd_graph.engine.resampling import resampled_ap
 from mmkd_graph.engine.runs import Run, RunFailed, interruptible
+from mmkd_graph.packaged import read_config, shipped
 from mmkd_graph.visualization.canvas import new_figure
 
 Results = dict[str, dict[str, list[float]]]
@@ -125,17 +126,19 @@ class Suite:
             if not fulfilled:
                 raise SuiteError(f'{path}: {otherwise}')
 
+        path = shipped(path)
         need(Path(path).is_file(), 'no such suite')
         content = Config.fromfile(path).to_dict()
         names = {one.name for one in fields(cls)}
         unknown, missing = sorted(content.keys() - names), sorted({'teacher', 'student', 'methods'} - content.keys())
         need(not unknown, f'{", ".join(unknown)}; accepted: {", ".join(sorted(names))}')
         need(not missing, f'it lacks {", ".join(missing)}')
-        for key in ('teacher', 'student', 'pretrain'):
-            given = content.get(key)
+        for key in {'teacher', 'student', 'pretrain'} & content.keys():
+            given = content[key] = shipped(content[key]) if content[key] else None
             need(given is None or Path(given).is_file(), f'{key}={given!r}: no such config')
             need(key not in content['methods'], f'methods.{key}; accepted: any other name')
         for name, method in content['methods'].items():
+            method = content['methods'][name] = shipped(method) if isinstance(method, str) else method
             fits = Path(method).is_file() if isinstance(method, str) else isinstance(method, dict) and 'type' in method
             need(fits, f'methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
         taken = {'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})
@@ -163,7 +166,7 @@ class Suite:
 
     def pretrained(self, checkpoint: Path) -> str:
         """The text of the student's config with a backbone that starts from a checkpoint."""
-        config = Config.fromfile(self.student)
+        config = read_config(self.student)
         config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.')
         return config.pretty_text
 

@@ -13,7 +13,7 @@ END
 (( $# >= 3 )) || usage
 config=$1 checkpoint=$2 gpus=$3
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "dist_test.sh: GPUS should be a number, not '$gpus'" >&2; usage; }
-[[ -f $config ]] || { echo "dist_test.sh: no config file '$config'" >&2; exit 2; }
+[[ -f $config || $config == *::* ]] || { echo "dist_test.sh: no config file '$config'" >&2; exit 2; }
 
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH=${tools%/*}${PYTHONPATH:+:$PYTHONPATH}

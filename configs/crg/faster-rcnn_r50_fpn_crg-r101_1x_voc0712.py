@@ -9,7 +9,7 @@ model = dict(
     type='mmkd_graph.GraphDistiller',
     student={{_base_.model}},
     teacher=dict(
-        config='configs/pascal_voc/faster-rcnn_r101_fpn_1x_voc0712.py',
+        config='mmkd_graph::pascal_voc/faster-rcnn_r101_fpn_1x_voc0712.py',
         checkpoint='work_dirs/faster-rcnn_r101_fpn_1x_voc0712/epoch_4.pth',
     ),
     losses=dict(crg=dict(type='mmkd_graph.CRGLoss')),

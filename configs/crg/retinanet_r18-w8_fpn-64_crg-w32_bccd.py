@@ -8,7 +8,7 @@ model = dict(
     type='mmkd_graph.GraphDistiller',
     student={{_base_.model}},
     teacher=dict(
-        config='configs/bccd/retinanet_r18-w32_fpn-64_bccd.py',
+        config='mmkd_graph::bccd/retinanet_r18-w32_fpn-64_bccd.py',
         checkpoint='work_dirs/retinanet_r18-w32_fpn-64_bccd/iter_1500.pth',
     ),
     losses=dict(crg=dict(type='mmkd_graph.CRGLoss', loss_weight=4.0)),

@@ -7,7 +7,7 @@ model = dict(
     type='mmkd_graph.GraphDistiller',
     student={{_base_.model}},
     teacher=dict(
-        config='configs/demo/retinanet_teacher_shapes.py',
+        config='mmkd_graph::demo/retinanet_teacher_shapes.py',
         checkpoint='work_dirs/retinanet_teacher_shapes/iter_1000.pth',
     ),
     losses=dict(crg=dict(type='mmkd_graph.CRGLoss', loss_weight=2.0)),

@@ -10,7 +10,7 @@ model = dict(
     type='mmkd_graph.GraphDistiller',
     student={{_base_.model}},
     teacher=dict(
-        config='configs/coco_subsets/retinanet_r101_fpn_1x_coco-first-40.py',
+        config='mmkd_graph::coco_subsets/retinanet_r101_fpn_1x_coco-first-40.py',
         checkpoint='work_dirs/retinanet_r101_fpn_1x_coco-first-40/epoch_12.pth',
     ),
     losses=dict(refilled=dict(type='mmkd_graph.REFILLEDLoss', num_classes=40)),

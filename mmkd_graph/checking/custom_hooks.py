@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS
 
 from mmkd_graph.findings import FAIL, WARNING, Finding
+from mmkd_graph.packaged import own_configs
 from mmkd_graph.registry import type_name
 
 from .origins import explained, hook_key, located
@@ -57,7 +58,8 @@ def lost_hooks(cfg: Config) -> list[str]:
     Nothing is said of an empty list, which nobody writes by mistake, nor of what cannot be read again.
     """
     try:
-        return _lost_in(cfg.filename) if cfg.filename else []
+        with own_configs():
+            return _lost_in(cfg.filename) if cfg.filename else []
     except Exception:  # the file may be gone by now, or the base may be another program
         return []
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
+from mmkd_graph.packaged import read_config as read_any
 from mmkd_graph.registry import type_name
 
 from .inputs import IMAGENET, normalised
@@ -26,13 +26,13 @@ from .weights import Loaded, load_weights
 
 
 def read_config(config: str, key: str) -> Config:
-    """The whole config at a local path or ``'mmdet::family/name.py'``.
+    """The whole config at a local path or ``'mmdet::family/name.py'``, also of this package: ``'mmkd_graph::…'``.
 
     Raises:
         FileNotFoundError, ValueError: if it does not exist, cannot be read or holds no model; names the config ``key``.
     """
     try:
-        whole = get_config(config) if '::' in config else Config.fromfile(config)
+        whole = read_any(config)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'{key}={config!r}: no such config (working directory {osp.abspath(".")}); accepted: a path, '

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from mmkd_graph.packaged import TOOLS
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CHILD = getattr(signal, 'SIGCHLD', None)
 _NAMES = {signal.SIGINT: 'interrupted', signal.SIGTERM: 'terminated'}
@@ -232,6 +234,8 @@ def command_to_go_on(argv: Sequence[str] | None = None) -> str:
         "python tools/train.py 'a config.py' --amp --resume"
         >>> command_to_go_on(['train.py', 'config.py', '--resume=epoch_1.pth'])
         'python train.py config.py --resume'
+        >>> command_to_go_on([str(TOOLS / 'train.py'), 'config.py'])
+        'python -m mmkd_graph train config.py --resume'
         >>> command_to_go_on(['train.py', 'config.py', '--launcher', 'pytorch'])
         'the same command with --resume goes on'
     """
@@ -243,6 +247,8 @@ def command_to_go_on(argv: Sequence[str] | None = None) -> str:
         for before, word in pairwise(['', *words])
         if word.partition('=')[0] != '--resume' and (before != '--resume' or word.startswith('-'))
     ]
+    if Path(kept[0]).is_relative_to(TOOLS):  # as mmkd_graph/__main__.py starts them
+        kept[:1] = ['-m', 'mmkd_graph', str(Path(kept[0]).relative_to(TOOLS).with_suffix(''))]
     return shlex.join(['python', *kept, '--resume'])
 
 

@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 
 from mmkd_graph.checking.origins import config_error
 from mmkd_graph.checkpoints import TRUST, allow_logs, is_address, trust_files
+from mmkd_graph.packaged import read_config
 
 from .errors import NotStarted
 from .interrupts import say
@@ -74,15 +75,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config``, put ``--cfg-options``, ``--launcher`` and ``--work-dir`` over it."""
     if args.trust:
         trust_files()
-    if not Path(args.config).is_file():
-        fail(f'no config file {args.config!r}')
-    try:
-        cfg = Config.fromfile(args.config)
-    except Exception as error:  # a config is a program: it may raise anything
-        if args.traceback:
-            raise
-        remedy = _TWO_DATA if 'Duplicate key' in str(error) else ''
-        fail(f'config {args.config!r} cannot be read: {type(error).__name__}: {error}{remedy}')
+    cfg = read_or_fail(args.config, args.traceback)
     try:
         cfg.merge_from_dict(args.cfg_options or {})
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -92,6 +85,19 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def read_or_fail(config: str, traceback: bool = False) -> Config:
+    """The config at a path or named ``package::folder/name.py``; else end with one line, or raise for a traceback."""
+    if '::' not in config and not Path(config).is_file():
+        fail(f'no config file {config!r}')
+    try:
+        return read_config(config)
+    except Exception as error:  # a config is a program: it may raise anything
+        if traceback:
+            raise
+        remedy = _TWO_DATA if 'Duplicate key' in str(error) else ''
+        fail(f'config {config!r} cannot be read: {type(error).__name__}: {error}{remedy}')
 
 
 def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:

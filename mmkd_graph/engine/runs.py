@@ -19,11 +19,9 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkd_graph.checkpoints import write_whole
+from mmkd_graph.packaged import TOOLS, read_config
 
 from .interrupts import ended_by_signals
-
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-"""The programs of the checkout."""
 
 _PROGRESS = re.compile(
     r'(?:Iter|Epoch)\((?P<what>train|test)\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
@@ -191,7 +189,7 @@ class Run:
 
 def resolved(config: str | Path, options: Mapping[str, Any]) -> Config:
     """A config with settings on top of it."""
-    content = Config.fromfile(config)
+    content = read_config(config)
     content.merge_from_dict(dict(options))
     return content
 

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 
-from mmkd_graph.export import export_student
+from mmkd_graph.export import export_student, needs, student_config
 from mmkd_graph.registry import HOOKS
 from mmkd_graph.unwrapping import unwrapped
 
@@ -60,3 +60,5 @@ class StudentExportHook(Hook):
         path = osp.join(runner.work_dir, self.filename)
         config = export_student(checkpoint, runner.cfg, path)
         runner.logger.info(f'Student without its distillation parts written to {path}, its config to {config}')
+        for what in needs(student_config(runner.cfg)):
+            runner.logger.info(f'Wherever this student runs, it needs {what}')

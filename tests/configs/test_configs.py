@@ -14,13 +14,13 @@ import torch
 import yaml
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS
 from PIL import Image
 from torch import nn
 
 from mmkd_graph.losses import HeadLoss, HeadSpec, PyramidSpec
+from mmkd_graph.packaged import read_config
 from mmkd_graph.registry import MODELS as KD_MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def _at_root(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache
 def read(source: str) -> Config:
     """A config by path or ``mmdet::`` name, read once: every look into mmdet scans all its metafiles."""
-    return get_config(source) if '::' in source else Config.fromfile(source)
+    return read_config(source)
 
 
 def teacher_config(config: Config) -> Config:
@@ -120,7 +120,7 @@ def test_teacher_checkpoint_belongs_to_its_config(path):
     last = f'iter_{loop.max_iters}.pth' if 'max_iters' in loop else f'epoch_{loop.max_epochs}.pth'
     assert Path(teacher.checkpoint).name == last
     assert Path(teacher.checkpoint).parent.name == Path(teacher.config).stem
-    assert f'{teacher.checkpoint}' in Path(teacher.config).read_text()
+    assert f'{teacher.checkpoint}' in Path('configs', teacher.config.removeprefix('mmkd_graph::')).read_text()
 
 
 @pytest.mark.parametrize('path', DISTILLED)
@@ -262,3 +262,34 @@ def test_a_subset_of_coco_loads_its_classes_alone(tmp_path):
     )
     assert len(built) == 1, 'the image with a person alone should be left out'
     assert [x['bbox_label'] for x in built.get_data_info(0)['instances']] == [dataset.metainfo.classes.index('tv')]
+
+
+def metafiles() -> list[dict[str, Any]]:
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert sorted(index['Import']) == sorted(str(p.relative_to(ROOT)) for p in ROOT.glob('configs/*/metafile.yml'))
+    return [dict(path=path, **yaml.safe_load((ROOT / path).read_text())) for path in index['Import']]
+
+
+def test_metafiles_cover_every_config_once():
+    files = metafiles()
+    models = [(file['path'], model) for file in files for model in file['Models']]
+    assert sorted(model['Config'] for _, model in models) == CONFIGS
+    collections = [collection for file in files for collection in file['Collections']]
+    names = [collection['Name'] for collection in collections]
+    assert len(names) == len({*names})
+    for path, model in models:
+        assert model['In Collection'] in names
+        assert model['Name'] == Path(model['Config']).stem and Path(model['Config']).parent == Path(path).parent
+        assert not {'Results', 'Weights'} & model.keys(), 'nothing has been trained to the end'
+    readmes = [collection['README'] for collection in collections if 'Paper' in collection]
+    assert len(readmes) >= 10 and all((ROOT / readme).is_file() for readme in readmes)
+
+
+def test_metafiles_say_what_the_configs_do():
+    for entry in (model for file in metafiles() for model in file['Models']):
+        config, said = read(entry['Config']), entry['Metadata']
+        loop = config.train_cfg
+        length = {'Epochs': loop.max_epochs} if 'max_epochs' in loop else {'Iterations': loop.max_iters}
+        assert {key: said.get(key) for key in length} == length, entry['Name']
+        teacher = config.model.get('teacher')
+        assert said.get('Teacher') == (teacher and dict(Config=teacher.config, Weights=teacher.checkpoint))
