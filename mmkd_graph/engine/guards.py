@@ -27,7 +27,8 @@ def guard(cfg: Config | ConfigDict | dict[str, Any]) -> None:
     """Put this package's sampler, checkpoint hook and guards around what a config asks for, in place.
 
     What is there already stays as it is, so a second time changes nothing. A distillation also gets
-    ``TrainingCheckHook``, unless the config says ``training_check = False``, and its losses the names that they have.
+    ``TrainingCheckHook``, unless the config says ``training_check = False``, and ``TrainingSummaryHook``, and its
+    losses the names that they have.
 
     Raises:
         WrongInput: if a loss has an option that is gone.
@@ -50,6 +51,7 @@ def guard(cfg: Config | ConfigDict | dict[str, Any]) -> None:
             raise WrongInput(str(error)) from error
         if cfg.get('training_check', True):
             wanted.append('TrainingCheckHook')
+        wanted.append('TrainingSummaryHook')
     there = set(map(_name, custom))
     cfg['custom_hooks'] = custom + [dict(type=f'mmkd_graph.{name}') for name in wanted if name not in there]
 

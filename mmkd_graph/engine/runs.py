@@ -28,6 +28,8 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 _PROGRESS = re.compile(
     r'(?:Iter|Epoch)\((?P<what>train|test)\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
 )
+_SUMMARY = re.compile(r'The distilled student:\n((?:  .*\n)+)')
+"""The last lines of a distillation, those of ``TrainingSummaryHook``."""
 # Let glibc keep and reuse the memory of large tensors: by default every one is mapped anew and returned, page by page.
 _MEMORY = {
     'MALLOC_MMAP_THRESHOLD_': str(4 << 30),
@@ -128,6 +130,11 @@ class Run:
         """The training's logged scalars, over all interruptions."""
         files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
         return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+
+    def summary(self) -> list[str]:
+        """The last lines of the finished training; none of a training that is no distillation."""
+        found = _SUMMARY.findall((self.work_dir / 'train.log').read_text())
+        return [line.strip() for line in found[-1].splitlines()] if found else []
 
     def _claim(self) -> None:
         """Refuse to go on in a folder that was started with another config."""

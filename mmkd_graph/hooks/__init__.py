@@ -8,6 +8,7 @@ from .non_finite_loss_hook import NonFiniteLossHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .student_export_hook import StudentExportHook
 from .training_check_hook import TrainingCheckHook
+from .training_summary_hook import TrainingSummaryHook
 from .unreadable_image_hook import UnreadableImageHook
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     'SafeCheckpointHook',
     'StudentExportHook',
     'TrainingCheckHook',
+    'TrainingSummaryHook',
     'UnreadableImageHook',
 ]
