@@ -28,7 +28,10 @@ ARROWS = {
         *('registry', 'graph', 'losses', 'distillers', 'checking', 'datasets'),
         *('visualization', 'export', 'checkpoints', 'plain', 'unwrapping'),
     },
-    'engine': {'registry', 'losses', 'checking', 'datasets', 'checkpoints', 'findings', 'unwrapping'},
+    'engine': {
+        *('registry', 'losses', 'distillers', 'checking', 'datasets'),
+        *('export', 'checkpoints', 'findings', 'unwrapping'),
+    },
 }
 
 
