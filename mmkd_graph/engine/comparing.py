@@ -29,7 +29,7 @@ class Comparison:
     """The runs of a suite, as the command line asks for them.
 
     Args:
-        suite: what is compared.
+        suite: what is compared; None where a subclass knows.
         work_dir: folder of all runs.
         methods: names of those of the suite that are run.
         seeds: of the students; the first one is that of the teacher.
@@ -46,7 +46,7 @@ class Comparison:
         notes: what has to be known of the numbers, in sentences.
     """
 
-    suite: Suite
+    suite: Suite | None
     work_dir: Path
     methods: Sequence[str]
     seeds: Sequence[int]
@@ -204,7 +204,8 @@ class Comparison:
         """The table, and how its numbers were made."""
         alone = results['student']['ap']
         deviation = f'{statistics.stdev(alone):.2f} AP' if len(alone) > 1 else 'not known'
-        note = "The students' backbones start from the same trained weights. " if self.suite.pretrain else ''
+        pretrained = self.suite is not None and self.suite.pretrain
+        note = "The students' backbones start from the same trained weights. " if pretrained else ''
         if self.keep_teacher:
             note += "The teacher's features were kept, and the times are without it. "
         if self.metric != 'coco/bbox_mAP':

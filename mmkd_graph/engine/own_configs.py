@@ -260,7 +260,7 @@ def _same_data(cfg: Config) -> tuple[str, ...]:
 
 @dataclass
 class OwnComparison(Comparison):
-    """The runs of distillation configs; see :class:`Comparison`, whose ``suite`` is not needed.
+    """The runs of distillation configs; see :class:`Comparison`, whose ``suite`` is None.
 
     Args:
         own: the configs.
