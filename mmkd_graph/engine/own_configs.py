@@ -112,7 +112,7 @@ class OwnConfigs:
         teachers: dict[str, Teacher] = {}
         taught_by = {}
         for name, cfg in configs.items():
-            teacher = read_teacher(cfg, files[name], names, work_dir / f'teacher-of-{name}.pth')
+            teacher = read_teacher(cfg, files[name], names, work_dir)
             known = next((label for label, one in teachers.items() if one == teacher), f'teacher-{name}')
             teachers[known], taught_by[name] = teacher, known
         if len(teachers) == 1:
@@ -159,14 +159,14 @@ def plain_student(cfg: Config, path: str) -> Config:
     return plain
 
 
-def read_teacher(cfg: Config, path: str, names: Sequence[str] | None, rewritten: Path) -> Teacher:
+def read_teacher(cfg: Config, path: str, names: Sequence[str] | None, work_dir: Path) -> Teacher:
     """The teacher of a distillation config, which is built as the training would.
 
     Args:
         cfg: the whole config.
         path: its file, for messages.
         names: classes of the data, None if they are not known.
-        rewritten: where its weights go if their names in the checkpoint are not those of its model.
+        work_dir: where its weights go if their names in the checkpoint are not those of its model.
 
     Raises:
         SuiteError: if the distiller cannot be built.
@@ -189,8 +189,8 @@ def read_teacher(cfg: Config, path: str, names: Sequence[str] | None, rewritten:
     if weights and not problem:
         alone.teacher_weights = _digest(weights)
         if teacher.loaded.prefix:
-            save_whole(dict(state_dict=teacher.model.state_dict(), meta={}), rewritten)
-            weights = str(rewritten)
+            weights = str(work_dir / f'teacher-{alone.teacher_weights[:12]}.pth')
+            save_whole(dict(state_dict=teacher.model.state_dict(), meta={}), weights)
     return Teacher(alone.pretty_text, weights or '', problem)
 
 
@@ -227,9 +227,9 @@ def _problem(teacher: FrozenTeacher, names: Sequence[str] | None) -> str:
 
 
 def _digest(weights: str) -> str:
-    """A name for the content of a checkpoint; of an address the address, whose files do not change."""
+    """A name for the content of a checkpoint; of an address that of the address, whose files do not change."""
     if is_address(weights):
-        return weights
+        return hashlib.sha256(weights.encode()).hexdigest()
     digest = hashlib.sha256()
     with open(weights, 'rb') as file:
         while block := file.read(1 << 20):
