@@ -36,7 +36,8 @@ from mmengine.logging import MMLogger
 from mmkd_graph.engine.comparing import Comparison
 from mmkd_graph.engine.gains import interval
 from mmkd_graph.engine.measuring import machine, write_report
-from mmkd_graph.engine.own_configs import SEEDS, OwnComparison, OwnConfigs
+from mmkd_graph.engine.own_comparison import SEEDS, OwnComparison
+from mmkd_graph.engine.own_configs import OwnConfigs
 from mmkd_graph.engine.runs import RunFailed, interruptible
 from mmkd_graph.engine.suites import Suite, SuiteError
 from mmkd_graph.visualization.gains import draw_gains

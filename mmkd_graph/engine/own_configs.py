@@ -22,11 +22,9 @@ from mmkd_graph.export import student_config
 from mmkd_graph.losses.names import rename_losses
 from mmkd_graph.registry import type_name
 
-from .comparing import NO_VALIDATION, Comparison
-from .runs import Given, Run, RunFailed, resolved
+from .runs import resolved
 from .suites import SuiteError
 
-SEEDS = (0, 1, 2)
 _INDIFFERENT = (
     *('log_level', 'log_processor', 'visualizer', 'vis_backends', 'env_cfg', 'experiment_name'),
     *('default_hooks.logger', 'default_hooks.visualization', 'default_hooks.timer'),
@@ -256,72 +254,3 @@ def _same_data(cfg: Config) -> tuple[str, ...]:
     if val != test:
         return ()
     return (f'val and test are the same data ({test.get("ann_file", "by val_dataloader and test_dataloader")}).',)
-
-
-@dataclass
-class OwnComparison(Comparison):
-    """The runs of distillation configs; see :class:`Comparison`, whose ``suite`` is None.
-
-    Args:
-        own: the configs.
-    """
-
-    own: OwnConfigs | None = None
-
-    def __post_init__(self) -> None:
-        self.notes += self.own.notes
-
-    @property
-    def taught_by(self) -> dict[str, str]:
-        """Per method the name of its teacher."""
-        return {name: self.own.taught_by[name] for name in self.methods}
-
-    @property
-    def teaching(self) -> str:
-        """Where the teachers come from, in words."""
-        return 'teachers as their checkpoints are'
-
-    def teachers(self) -> dict[str, dict[str, Any]]:
-        """Metrics of the teachers that can be evaluated on the student's data, by name."""
-        found = {}
-        for label in dict.fromkeys(self.taught_by.values()):
-            teacher = self.own.teachers[label]
-            problem = teacher.problem
-            if not problem:
-                config = self.write(label, teacher.config)
-                run = Given(config, self.work_dir / label, {}, *self.surroundings(), weights=teacher.weights)
-                try:
-                    run.train()
-                except RunFailed as error:
-                    raise RunFailed(
-                        f'{label}: the weights or the config are not those that the runs in {self.work_dir} learned '
-                        'from; choose another --work-dir, or remove that one'
-                    ) from error
-                try:
-                    found |= self.finish({label: run}, self.split)
-                except RunFailed as error:  # any detector on any data
-                    problem = f'it could not be evaluated: {" ".join(str(error).split())}'
-            if problem:
-                note = f'No row of {label}: {problem}.'
-                print(note, flush=True)
-                self.notes.append(note)
-        return found
-
-    def prepare(self) -> None:
-        """Write the student's config."""
-        self.write('student', self.own.student)
-
-    def student(self, seed: int) -> Run:
-        """The run of the student alone."""
-        return self.run('student', str(self.work_dir / 'configs' / 'student.py'), seed)
-
-    def learner(self, name: str, value: Any, seed: int) -> Run:
-        """The run of a config."""
-        return self.run(name, self.own.methods[name], seed)
-
-    def run(self, label: str, config: str, seed: int) -> Run:
-        """The run of a config by a seed; the student's has all other options in it."""
-        options = {'randomness.seed': seed, **({} if self.own.validated else NO_VALIDATION)}
-        if label != 'student':
-            options |= self.cfg_options
-        return Run(config, self.work_dir / f'{label}-{seed}', options, *self.surroundings())

@@ -15,8 +15,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
-from mmkd_graph.engine import comparing, own_configs, runs
-from mmkd_graph.engine.own_configs import OwnComparison, OwnConfigs
+from mmkd_graph.engine import comparing, own_comparison, runs
+from mmkd_graph.engine.own_comparison import OwnComparison
+from mmkd_graph.engine.own_configs import OwnConfigs
 from mmkd_graph.engine.runs import Given, Run, RunFailed
 from mmkd_graph.engine.scores import Score
 from mmkd_graph.engine.suites import SuiteError
@@ -175,8 +176,8 @@ def test_rows_without_numbers_are_left_out_with_a_line(
         f"_base_ = './b.py'\nmodel = dict(teacher=dict(checkpoint={str(folder / 'cats.pth')!r}))\n"
     )
     monkeypatch.setattr(comparing, 'Run', FakeRun)
-    monkeypatch.setattr(own_configs, 'Run', FakeRun)
-    monkeypatch.setattr(own_configs, 'Given', FakeGiven)
+    monkeypatch.setattr(own_comparison, 'Run', FakeRun)
+    monkeypatch.setattr(own_comparison, 'Given', FakeGiven)
     own = read('a.py', 'c.py')
     comparison = OwnComparison(None, folder / 'work', ['a', 'c'], [0, 1], own=own)
     results = comparison.results()
