@@ -95,7 +95,8 @@ def main() -> int:
         return 1
     stages.begin('results')
     print(f'\n{table}\n\nOne seed: a demonstration, not a measurement. Pictures: {work_dir / "crg" / "pictures"}')
-    print('The distilled student:', *last_lines, sep='\n  ')
+    if last_lines:  # a training of an older version has none
+        print('The distilled student:', *last_lines, sep='\n  ')
     (work_dir / 'results.md').write_text(table + '\n')
     return 0
 

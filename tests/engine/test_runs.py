@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmkd_graph.engine import runs
 from mmkd_graph.engine.runs import Boxes, Given, Run, RunFailed, interruptible
 from mmkd_graph.engine.scores import Score, score
+from mmkd_graph.hooks.training_summary_hook import TITLE
 
 
 @pytest.fixture
@@ -210,3 +211,13 @@ def test_a_terminated_driver_takes_its_trainings_with_it(
         with pytest.raises(ProcessLookupError):
             os.kill(json.loads(path.read_text())['pid'], 0)
     assert not (started[2].work_dir / 'trained').exists()
+
+
+def test_the_last_lines_of_a_distillation_are_found_in_its_log(tmp_path: Path) -> None:
+    """Those of its last end, if it was resumed; the words are those that the hook logs."""
+    log = tmp_path / 'train.log'
+    log.write_text(f'INFO - {TITLE}\n  old: 1\n')
+    log.write_text(f'{log.read_text()}other\nINFO - {TITLE}\n  acc: 2\n  test: x\n$ train.py\n')
+    assert Run('config.py', tmp_path).summary() == ['acc: 2', 'test: x']
+    log.write_text('a training of a plain detector\n')
+    assert Run('config.py', tmp_path).summary() == []
