@@ -31,7 +31,10 @@ ARROWS = {
         *('registry', 'graph', 'losses', 'distillers', 'checking', 'datasets'),
         *('visualization', 'export', 'checkpoints', 'plain', 'unwrapping'),
     },
-    'engine': {'registry', 'losses', 'checking', 'datasets', 'checkpoints', 'findings', 'packaged', 'unwrapping'},
+    'engine': {
+        *('registry', 'losses', 'distillers', 'checking', 'datasets'),
+        *('export', 'checkpoints', 'findings', 'packaged', 'unwrapping'),
+    },
     'reporting': {'registry', 'distillers', 'datasets', 'visualization', 'export', 'checkpoints', 'engine'},
 }
 

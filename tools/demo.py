@@ -52,8 +52,8 @@ def parameters(config: str) -> int:
     return sum(p.numel() for p in MODELS.build(model.get('student', model)).parameters())
 
 
-def compare(work_dir: Path, options: dict[str, Any], stages: Stages) -> str:
-    """Train and evaluate the three models; returns the table."""
+def compare(work_dir: Path, options: dict[str, Any], stages: Stages) -> tuple[str, list[str]]:
+    """Train and evaluate the three models; returns the table, and the last lines of the distillation."""
     lines = ['| model | parameters | AP | AP50 | seconds per iteration |', '|---|---:|---:|---:|---:|']
     runs: dict[str, Run] = {}
     for key, (config, name) in STUDY.items():
@@ -69,7 +69,7 @@ def compare(work_dir: Path, options: dict[str, Any], stages: Stages) -> str:
         ap, ap50 = 100 * metrics['coco/bbox_mAP'], 100 * metrics['coco/bbox_mAP_50']
         size, seconds = parameters(run.config) / 1e6, run.seconds_per_iteration()
         lines.append(f'| {name} | {size:.2f} M | {ap:.1f} | {ap50:.1f} | {seconds:.3f} |')
-    return '\n'.join(lines)
+    return '\n'.join(lines), runs['crg'].summary()
 
 
 def main() -> int:
@@ -89,12 +89,14 @@ def main() -> int:
         if split != 'train':
             options[f'{split}_evaluator.ann_file'] = f'{data_root}/annotations/instances_{split}.json'
     try:
-        table = compare(work_dir, options, stages)
+        table, last_lines = compare(work_dir, options, stages)
     except RunFailed as error:
         print(error, file=sys.stderr)
         return 1
     stages.begin('results')
     print(f'\n{table}\n\nOne seed: a demonstration, not a measurement. Pictures: {work_dir / "crg" / "pictures"}')
+    if last_lines:  # a training of an older version has none
+        print('The distilled student:', *last_lines, sep='\n  ')
     (work_dir / 'results.md').write_text(table + '\n')
     return 0
 

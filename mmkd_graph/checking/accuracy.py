@@ -8,7 +8,7 @@ import io
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -272,6 +272,17 @@ def _truth(info: dict) -> tuple[Tensor, Tensor]:
     return horizontal_boxes(boxes) if things else boxes.reshape(0, 4), labels
 
 
+def average_precision(names: Iterable[str]) -> str | None:
+    """The metric that is the average precision of boxes, else of anything; None if none of them is one.
+
+    Example:
+        >>> average_precision(['coco/cat_precision', 'coco/segm_mAP', 'coco/bbox_mAP', 'coco/bbox_mAP_50'])
+        'coco/bbox_mAP'
+    """
+    names = list(names)
+    return next((name for ending in ('bbox_mAP', 'mAP') for name in names if name.endswith(ending)), None)
+
+
 def _score(config: Any, metainfo: dict, teacher: Any, samples: list) -> tuple[str, float | None]:
     """Name and value of the average precision of boxes; the names of what there is if there is none."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -284,8 +295,6 @@ def _score(config: Any, metainfo: dict, teacher: Any, samples: list) -> tuple[st
                 metric.metrics = [kind for kind in metric.metrics if kind != 'segm' or teacher.with_mask]
         evaluator.process(samples)
         scores = evaluator.evaluate(len(samples))
-    for ending in ('bbox_mAP', 'mAP'):
-        for name, value in scores.items():
-            if name.endswith(ending):
-                return name, max(float(value), 0.0)
+    if name := average_precision(scores):
+        return name, max(float(scores[name]), 0.0)
     return (', '.join(scores), None) if scores else ('average precision', 0.0)  # without any detection

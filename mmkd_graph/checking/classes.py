@@ -27,7 +27,15 @@ def teacher_classes(teacher: FrozenTeacher) -> tuple[tuple[str, ...] | None, str
     for names in (inner.get('classes'), inner.get('CLASSES'), meta.get('CLASSES')):
         if names:
             return _names(names), 'its checkpoint'
-    dataset = teacher.dataset
+    names = configured_classes(teacher.dataset)
+    return (names, 'its config') if names else (None, 'neither its checkpoint nor its config')
+
+
+def configured_classes(dataset: Any) -> tuple[str, ...] | None:
+    """The class names of a data set by its config: in its ``metainfo``, a data set's inside of it, or its class.
+
+    None if nothing says them.
+    """
     while isinstance(dataset, Mapping):
         names = (dataset.get('metainfo') or {}).get('classes')
         inner = dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None)
@@ -36,9 +44,9 @@ def teacher_classes(teacher: FrozenTeacher) -> tuple[tuple[str, ...] | None, str
             kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
             names = getattr(kind, 'METAINFO', {}).get('classes')
         if names:
-            return _names(names), 'its config'
+            return _names(names)
         dataset = inner
-    return None, 'neither its checkpoint nor its config'
+    return None
 
 
 def head_classes(detector: nn.Module) -> dict[str, int]:
@@ -65,7 +73,7 @@ def check_classes(
         return [Finding(WARNING, key, 'no class names are known', 'set them: nothing can be compared')]
     findings = [_student(model, names, train or {})]
     if others and others != names:
-        found = f'other classes than those trained on: {_difference(others, names)}'
+        found = f'other classes than those trained on: {class_difference(others, names)}'
         key = 'val_dataloader.dataset.metainfo.classes'
         findings.append(Finding(FAIL, key, found, 'name the same classes in the same order'))
     return [*findings, _teacher(model, names, count_things(train))]
@@ -108,11 +116,11 @@ def _teacher(model: GraphDistiller, names: tuple[str, ...], things: int) -> Find
     if known == names:
         return Finding(OK, key, f'the {len(names)} classes of the data in the same order (says {source})', '', details)
     if sorted(known) == sorted(names):
-        found = f'the classes of the data in another order (says {source}): {_difference(known, names)}'
+        found = f'the classes of the data in another order (says {source}): {class_difference(known, names)}'
         unread = 'no loss reads the order, but make sure that it is the teacher that you mean'
         advice = f'{advice}; or reorder metainfo.classes' if level == FAIL else unread
         return Finding(level, key, found, advice, details)
-    found = f'other classes than the data (says {source}): {_difference(known, names)}{gains}'
+    found = f'other classes than the data (says {source}): {class_difference(known, names)}{gains}'
     return Finding(level, key, found, advice, details)
 
 
@@ -150,7 +158,7 @@ def _shown(names: Sequence[str]) -> str:
     return ', '.join(names[:6]) + (', …' if len(names) > 6 else '')
 
 
-def _difference(given: Sequence[str], data: Sequence[str]) -> str:
+def class_difference(given: Sequence[str], data: Sequence[str]) -> str:
     """What differs, index by index or as sets, whichever says more."""
     missing, more = [x for x in data if x not in given], [x for x in given if x not in data]
     if missing or more:

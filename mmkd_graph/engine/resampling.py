@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from pycocotools.cocoeval import COCOeval
 
 
 def resampled_ap(
-    ann_file: str | Path, predictions: Sequence[str | Path], draws: int = 200, seed: int = 0
+    ann_file: str | Path,
+    predictions: Sequence[str | Path],
+    classes: Sequence[str] | None = None,
+    draws: int = 200,
+    seed: int = 0,
 ) -> np.ndarray:
     """AP of models on data sets that are drawn from a data set's images with replacement, the same for all models.
 
     Args:
         ann_file: ground truth, in COCO form.
         predictions: per model a COCO result file of boxes, such as ``CocoMetric(outfile_prefix=…)`` of mmdet writes.
+        classes: names of the categories that count; default: all.
         draws: how many data sets are drawn, each of as many images as there are.
         seed: of the draws.
 
@@ -32,14 +38,19 @@ def resampled_ap(
         truth = COCO(str(ann_file))
         images = sorted(truth.getImgIds())
         chosen = np.random.default_rng(seed).integers(len(images), size=(draws, len(images)))
-        return np.stack([_drawn(truth, images, str(path), chosen) for path in predictions])
+        categories = truth.getCatIds(catNms=classes or [])
+        return np.stack([_drawn(truth, images, categories, path, chosen) for path in predictions])
 
 
-def _drawn(truth: COCO, images: list[int], predictions: str, chosen: np.ndarray) -> np.ndarray:
+def _drawn(
+    truth: COCO, images: list[int], categories: list[int], predictions: str | Path, chosen: np.ndarray
+) -> np.ndarray:
     """(draws,) AP of one model; ``chosen``: (draws, images) positions in ``images``."""
-    evaluation = COCOeval(truth, truth.loadRes(predictions), 'bbox')
+    boxes = json.loads(Path(predictions).read_text())
+    found = truth.loadRes(boxes) if boxes else COCO()  # pycocotools reads no empty list
+    evaluation = COCOeval(truth, found, 'bbox')
     parameters = evaluation.params
-    parameters.imgIds = images
+    parameters.imgIds, parameters.catIds = images, categories
     parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
     parameters.maxDets = [parameters.maxDets[-1]]
     evaluation.evaluate()

@@ -18,14 +18,18 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkd_graph.checking.classes import configured_classes
 from mmkd_graph.checkpoints import write_whole
 from mmkd_graph.packaged import TOOLS, read_config
 
 from .interrupts import ended_by_signals
+from .scores import Score, coco_metric, score
 
 _PROGRESS = re.compile(
-    r'(?:Iter|Epoch)\((?P<what>train|test)\)\s*(?:\[\d+\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
+    r'(?:Iter|Epoch)\((?P<what>train|test)\)\s*(?:\[(?P<epoch>\d+)\])?\[\s*(?P<done>\d+)/(?P<total>\d+)\].*?eta:\s*(?P<eta>.+?)\s\s'
 )
+_SUMMARY = re.compile(r'The distilled student:\n((?:  .*\n)+)')
+"""The last lines of a distillation, those of ``TrainingSummaryHook``."""
 # Let glibc keep and reuse the memory of large tensors: by default every one is mapped anew and returned, page by page.
 _MEMORY = {
     'MALLOC_MMAP_THRESHOLD_': str(4 << 30),
@@ -58,6 +62,21 @@ class RunFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Detections in COCO's form, and what they are compared with.
+
+    Attributes:
+        ann_file: the ground truth.
+        predictions: the detections.
+        classes: names of the categories that count; None for all.
+    """
+
+    ann_file: str
+    predictions: Path
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """One config, trained and evaluated in ``work_dir``. Every tenth of the way is printed.
 
@@ -77,8 +96,18 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The last checkpoint of the finished training; also when the folder was moved since."""
-        return self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
+        """The last checkpoint of the finished training; also when the folder was moved since.
+
+        Raises:
+            RunFailed: if it has left none.
+        """
+        try:
+            return self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
+        except FileNotFoundError as error:
+            raise RunFailed(
+                f'the training of {self.config} has left no checkpoint in {self.work_dir}: set '
+                'default_hooks.checkpoint=dict(save_last=True) and no out_dir'
+            ) from error
 
     def train(self) -> None:
         """Train, going on from the last checkpoint; returns at once if the training is complete.
@@ -94,38 +123,62 @@ class Run:
     def evaluate(self, split: str = 'test') -> dict[str, float]:
         """Metrics of the last checkpoint on the config's ``test`` or ``val`` split, by ``tools/test.py``.
 
-        They are kept in ``work_dir/metrics-<split>.json``, so that a split is read once; the boxes too, see
-        :meth:`predictions`.
+        They are kept in ``work_dir/metrics-<split>.json``, so that a split is read once; where the evaluator is mmdet's
+        ``CocoMetric`` the boxes too, see :meth:`boxes`.
 
         Raises:
             RunFailed: if the process fails.
         """
         result = self.work_dir / f'metrics-{split}.json'
-        boxes = self.predictions(split)
-        if not (result.exists() and boxes.exists()):
-            options = {**self.options, **(self._val_as_test() if split == 'val' else {})}
-            options['test_evaluator.outfile_prefix'] = str(boxes).removesuffix('.bbox.json')
+        content = resolved(self.config, self.options)
+        coco = coco_metric(content[f'{split}_evaluator'])
+        if not (result.exists() and (coco is None or self._predictions(split).exists())):
+            if coco is not None:
+                coco['outfile_prefix'] = str(self._predictions(split)).removesuffix('.bbox.json')
             folder = self.work_dir / split
-            self._call('test.py', [str(self.checkpoint), '--work-dir', str(folder)], options)
+            self._call('test.py', [str(self.checkpoint), '--work-dir', str(folder)], self._as_test(content, split))
             write_whole(json.dumps(read_metrics(folder)).encode(), result)
         return json.loads(result.read_text())
 
-    def predictions(self, split: str = 'test') -> Path:
-        """The COCO result file that :meth:`evaluate` leaves."""
+    def score(self, split: str = 'test') -> Score:
+        """What :meth:`evaluate` says.
+
+        Raises:
+            RunFailed: if the process fails, or the evaluator gives no metric.
+        """
+        metrics = self.evaluate(split)
+        try:
+            return score(metrics, resolved(self.config, self.options)[f'{split}_evaluator'])
+        except ValueError as error:
+            raise RunFailed(f'{self.config}: {split}_evaluator: {error}') from error
+
+    def boxes(self, split: str = 'test') -> Boxes | None:
+        """The boxes that :meth:`evaluate` leaves; None where the evaluator is another than ``CocoMetric``."""
+        content = resolved(self.config, self.options)
+        coco = coco_metric(content[f'{split}_evaluator'])
+        if coco is None:
+            return None
+        found = self._predictions(split)
+        truth = coco.get('ann_file') or str(found).replace('.bbox.json', '.gt.json')
+        return Boxes(truth, found, configured_classes(content[f'{split}_dataloader'].dataset))
+
+    def _predictions(self, split: str) -> Path:
         return self.work_dir / f'predictions-{split}.bbox.json'
 
-    def ann_file(self, split: str = 'test') -> str:
-        """The ground truth that :meth:`evaluate` compares with."""
-        return resolved(self.config, self.options)[f'{split}_evaluator'].ann_file
-
-    def seconds_per_iteration(self) -> float:
-        """Median over the training log's lines of the time of one iteration, data loading included."""
-        return statistics.median(line['time'] for line in self.scalars() if 'loss' in line)
+    def seconds_per_iteration(self) -> float | None:
+        """Median over the training log's lines of the time of one iteration, data loading included; None without."""
+        times = [line['time'] for line in self.scalars() if 'loss' in line]
+        return statistics.median(times) if times else None
 
     def scalars(self) -> list[dict[str, float]]:
         """The training's logged scalars, over all interruptions."""
         files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
         return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+
+    def summary(self) -> list[str]:
+        """The last lines of the finished training; none of a training that is no distillation."""
+        found = _SUMMARY.findall((self.work_dir / 'train.log').read_text())
+        return [line.strip() for line in found[-1].splitlines()] if found else []
 
     def _claim(self) -> None:
         """Refuse to go on in a folder that was started with another config."""
@@ -138,13 +191,16 @@ class Run:
             )
         write_whole(fingerprint.encode(), path)
 
-    def _val_as_test(self) -> dict[str, Any]:
-        """Options that make ``tools/test.py`` read the validation annotations."""
-        config = resolved(self.config, self.options)
-        options = {'test_dataloader.dataset.ann_file': config.val_dataloader.dataset.ann_file}
-        if 'ann_file' in config.val_evaluator:
-            options['test_evaluator.ann_file'] = config.val_evaluator.ann_file
-        return options
+    def _as_test(self, content: Config, split: str) -> dict[str, Any]:
+        """Options that make ``tools/test.py`` read a split of a config."""
+        parts = {'evaluator': content[f'{split}_evaluator']}
+        if split == 'val':
+            parts |= dict(dataloader=content.val_dataloader, cfg=dict(type='TestLoop'))
+        whole = {}
+        for name, part in parts.items():
+            replaced = isinstance(part, Mapping) and f'test_{name}' in content
+            whole[f'test_{name}'] = dict(part, _delete_=True) if replaced else part
+        return {**self.options, **whole}
 
     def _call(self, script: str, arguments: list[str], options: Mapping[str, Any]) -> None:
         config, name = self.config, Path(script).stem
@@ -162,13 +218,14 @@ class Run:
                 _children.add(process)
                 if _ending:  # in another thread than the one that was interrupted
                     process.terminate()
-                tenth = -1
+                tenth = None
                 for line in process.stdout:
                     sink.write(line)
                     if match := _PROGRESS.search(line):
-                        what, done, total, eta = match.groups()
-                        if tenth != (tenth := 10 * int(done) // int(total)):
-                            print(f'{self.work_dir.name} {what}: {done}/{total}, {eta} left', flush=True)
+                        what, epoch, done, total, eta = match.groups()
+                        if tenth != (tenth := (epoch, 10 * int(done) // int(total))):
+                            where = f'epoch {epoch}, ' if epoch else ''
+                            print(f'{self.work_dir.name} {what}: {where}{done}/{total}, {eta} left', flush=True)
                 code = process.wait()
             except BaseException:
                 if process is not None:
@@ -185,6 +242,33 @@ class Run:
         if code:
             tail = ''.join(log.read_text().splitlines(keepends=True)[-12:])
             raise RunFailed(f'{script} of {self.config} ended with exit code {code}; its log is {log}:\n{tail}')
+
+
+@dataclass(frozen=True)
+class Given(Run):
+    """Weights that are there already, and are only evaluated.
+
+    Args:
+        weights: checkpoint, a path or an address.
+    """
+
+    weights: str = ''
+
+    @property
+    def checkpoint(self) -> str:
+        """The weights."""
+        return self.weights
+
+    def train(self) -> None:
+        """Only see that the folder is one of these weights.
+
+        Raises:
+            RunFailed: if not.
+        """
+        self._claim()
+
+    def seconds_per_iteration(self) -> None:
+        """None: nothing is trained."""
 
 
 def resolved(config: str | Path, options: Mapping[str, Any]) -> Config:
@@ -207,4 +291,5 @@ def write_config(config: str | Path, options: Mapping[str, Any], folder: Path) -
 def read_metrics(folder: Path) -> dict[str, float]:
     """The metrics that the last ``test.py`` left in its work dir."""
     newest = max(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
-    return json.loads(newest.read_text())
+    # log_processor.log_with_hierarchy puts the split before each name
+    return {name.removeprefix('test/'): value for name, value in json.loads(newest.read_text()).items()}

@@ -9,6 +9,7 @@ from .safe_checkpoint_hook import SafeCheckpointHook
 from .student_export_hook import StudentExportHook
 from .tensorboard_layout_hook import TensorboardLayoutHook
 from .training_check_hook import TrainingCheckHook
+from .training_summary_hook import TrainingSummaryHook
 from .unreadable_image_hook import UnreadableImageHook
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     'StudentExportHook',
     'TensorboardLayoutHook',
     'TrainingCheckHook',
+    'TrainingSummaryHook',
     'UnreadableImageHook',
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect
-from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -12,10 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.optim import ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from mmkd_graph.checkpoints import write_whole
 from mmkd_graph.registry import HOOKS
 
-_FILE = 'validated.json'
+from .validations import Validation, numbers, read_validations, write_validations
 
 
 @HOOKS.register_module()
@@ -23,7 +20,7 @@ class DueValidationHook(Hook):
     """Validate when a training is resumed from a checkpoint whose validation was due and was not finished.
 
     mmengine saves before it validates and never comes back to a validation in which the training was killed: the last
-    metric and ``best_*.pth`` are missing. This hook notes the iterations after which a validation was finished in
+    metric and ``best_*.pth`` are missing. This hook notes finished validations and their metrics in
     ``<work dir>/validated.json``. A resumed training, also one that was complete, begins with what is missing. Where a
     ``ReduceOnPlateauParamScheduler`` reads the metric, the validation is always repeated: the checkpoint was written
     before it. Both of mmengine's training loops are known; others are left alone. ``tools/train.py`` and
@@ -40,13 +37,13 @@ class DueValidationHook(Hook):
         """Run what is due."""
         if not runner.iter:
             if is_main_process():
-                _path(runner).unlink(missing_ok=True)
+                write_validations(runner, [])
             return
         done = [False]
-        if is_main_process() and _path(runner).exists():  # what comes after this checkpoint will be done again
-            past = [i for i in _read(runner) if i <= runner.iter]
-            write_whole(json.dumps(past).encode(), _path(runner))
-            done = [runner.iter in past]
+        if is_main_process():  # what comes after this checkpoint will be done again
+            past = [one for one in read_validations(runner) if one.iter <= runner.iter]
+            write_validations(runner, past)
+            done = [runner.iter in [one.iter for one in past]]
         broadcast_object_list(done)
         if _is_due(runner) and (not done[0] or _reads_metrics(runner)):
             runner.logger.info(f'A validation is due at iteration {runner.iter}, where the training was ended')
@@ -56,20 +53,9 @@ class DueValidationHook(Hook):
         """Note that a validation of the training is finished."""
         loop = runner._train_loop  # as a property it would be built, where there is validation alone
         if is_main_process() and isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
-            done = sorted({*_read(runner), runner.iter})
-            write_whole(json.dumps(done).encode(), _path(runner))
-
-
-def _path(runner: Runner) -> Path:
-    return Path(runner.work_dir) / _FILE
-
-
-def _read(runner: Runner) -> list[int]:
-    try:
-        done = json.loads(_path(runner).read_text())
-    except (OSError, ValueError):
-        return []
-    return [i for i in done if isinstance(i, int)] if isinstance(done, list) else []
+            done = {one.iter: one for one in read_validations(runner)}
+            done[runner.iter] = Validation(runner.iter, runner.epoch, numbers(metrics))
+            write_validations(runner, [done[i] for i in sorted(done)])
 
 
 def _is_due(runner: Runner) -> bool:

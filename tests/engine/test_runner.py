@@ -25,6 +25,8 @@ from mmkd_graph.checkpoints import TRUST, weights_only
 from mmkd_graph.engine.errors import NotStarted, WrongInput
 from mmkd_graph.engine.guards import guard
 from mmkd_graph.engine.runner import TrainingRunner
+from mmkd_graph.hooks import TrainingSummaryHook
+from mmkd_graph.hooks.training_summary_hook import summary
 
 
 @MODELS.register_module()
@@ -125,6 +127,7 @@ def test_guards_are_put_around_a_config_once() -> None:
         'UnreadableImageHook',
         'DueValidationHook',
         'TrainingCheckHook',
+        'TrainingSummaryHook',
     ]
     assert cfg.default_hooks.checkpoint.type == 'mmkd_graph.SafeCheckpointHook'
     guard(cfg)
@@ -274,7 +277,7 @@ def test_a_validation_in_which_a_training_died_is_made_up_for(
     monkeypatch.setattr(ToyMetricOfTheRunner, 'dies_at', 4)
     with pytest.raises(RuntimeError, match='killed'):
         train(work, by_epoch, resume=True, load_from=str(work / name.format(step)))
-    assert json.loads((work / 'validated.json').read_text()) == [4 if by_epoch else 2]
+    assert [one['iter'] for one in json.loads((work / 'validated.json').read_text())] == [4 if by_epoch else 2]
 
 
 @pytest.mark.parametrize(
@@ -306,7 +309,32 @@ def test_which_validations_are_due(length: dict, wanted: int, tmp_path: Path, mo
     with pytest.raises(RuntimeError, match='stopped'):
         train(whole, train_cfg=length)
     validated = json.loads((whole / 'validated.json').read_text()) if (whole / 'validated.json').exists() else []
-    assert (8 in validated) == bool(wanted)
+    assert (8 in [one['iter'] for one in validated]) == bool(wanted)
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_the_last_lines_are_those_of_the_whole_training(
+    by_epoch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in its second validation, whose checkpoint the rest goes on from; after that nothing is better."""
+    told: list[str] = []
+    monkeypatch.setattr(TrainingSummaryHook, 'after_train', lambda self, runner: told.extend(summary(runner)))
+    hook = [dict(type='mmkd_graph.TrainingSummaryHook')]
+    monkeypatch.setattr(ToyMetricOfTheRunner, 'dies_at', 2)
+    with pytest.raises(RuntimeError, match='killed'):
+        train(tmp_path, by_epoch, custom_hooks=hook)
+    assert not told, 'an interrupted training has no result'
+    monkeypatch.setattr(ToyMetricOfTheRunner, 'count', -9)
+    train(tmp_path, by_epoch, custom_hooks=hook, resume='auto')
+    when, name = ('epoch {}', 'epoch_{}.pth') if by_epoch else ('iteration {}', 'iter_{}.pth')
+    first, last = (1, 3) if by_epoch else (2, 6)
+    assert told[0] == f'acc: best 1.0000 at {when.format(first)}, last -7.0000 at {when.format(last)}'
+    checkpoints = next(line for line in told if line.startswith('checkpoint: '))
+    assert f'{name.format(last)} (last)' in checkpoints and f'best_acc_{name.format(first)} (best)' in checkpoints
+    again = list(told)
+    told.clear()
+    train(tmp_path, by_epoch, custom_hooks=hook, resume='auto')
+    assert told == again, 'nothing was left to train'
 
 
 def test_a_schedule_that_reads_the_metric_gets_it_again(tmp_path: Path) -> None:

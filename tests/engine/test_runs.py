@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -8,12 +9,15 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.config import Config
 
 from mmkd_graph.engine import runs
-from mmkd_graph.engine.runs import Run, RunFailed, interruptible
+from mmkd_graph.engine.runs import Boxes, Given, Run, RunFailed, interruptible
+from mmkd_graph.engine.scores import Score, score
+from mmkd_graph.hooks.training_summary_hook import TITLE
 
 
 @pytest.fixture
@@ -61,9 +65,79 @@ def test_a_finished_run_is_not_trained_again_and_another_config_is_refused(confi
         run.train()
 
 
-def test_validation_annotations_take_the_place_of_the_tests(config, tmp_path) -> None:
-    options = Run(str(config), tmp_path)._val_as_test()
-    assert options == {'test_dataloader.dataset.ann_file': 'val.txt'}
+COCO = dict(type='CocoMetric', ann_file='val.json')
+
+
+@pytest.mark.parametrize('evaluator', [COCO, [dict(type='VOCMetric'), COCO], dict(type='Evaluator', metrics=[COCO])])
+def test_validation_data_take_the_place_of_the_tests_and_boxes_are_kept(
+    evaluator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the two differ in; settings on top of the config count."""
+    path = tmp_path / 'config.py'
+    path.write_text(
+        "val_dataloader = dict(dataset=dict(type='CocoDataset', ann_file='val.json', metainfo=dict(classes=('a',))))\n"
+        "test_dataloader = dict(batch_size=3, dataset=dict(type='Other', data_root='x/'))\n"
+        f"val_evaluator = {evaluator!r}\ntest_evaluator = dict(type='VOCMetric', metric='mAP')\n"
+    )
+    found = []
+
+    def call(self: Run, script: str, arguments: list, options: dict) -> None:
+        found.append(runs.resolved(self.config, options))
+        folder = Path(arguments[-1], 'now')
+        folder.mkdir(parents=True)
+        (folder / '1.json').write_text('{"test/coco/bbox_mAP": 0.5, "time": 1}')
+
+    monkeypatch.setattr(Run, '_call', call)
+    run = Given(str(path), tmp_path / 'run', {'val_dataloader.num_workers': 1}, weights='https://x/y.pth')
+    assert run.score('val') == Score('coco/bbox_mAP', 50.0)
+    (config,) = found
+    assert config.test_dataloader == dict(config.val_dataloader) and config.test_dataloader.num_workers == 1
+    kept = f'{tmp_path}/run/predictions-val'
+    assert runs.coco_metric(config.test_evaluator).outfile_prefix == kept
+    assert config.test_cfg == dict(type='TestLoop')
+    assert run.boxes('val') == Boxes('val.json', Path(f'{kept}.bbox.json'), ('a',))
+    assert run.boxes('test') is None
+    run.score('test')
+    assert found[1].test_dataloader.batch_size == 3 and found[1].test_evaluator == dict(type='VOCMetric', metric='mAP')
+    run.score('test')
+    assert len(found) == 2, 'a split is read once'
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'wanted'),
+    [
+        ({'coco/cat_precision': 0.9, 'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.75}, ('coco/bbox_mAP', 50.0, 75.0)),
+        ({'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.25, 'time': 3.0}, ('pascal_voc/mAP', 50.0, 25.0)),
+        ({'recall@100': 0.5, 'note': 'text'}, ('recall@100', 50.0, None)),
+        ({'data_time': 0.1, 'time': 0.5}, ('coco/bbox_mAP', 0.0, 0.0, True)),
+    ],
+)
+def test_whatever_the_metric(metrics: dict, wanted: tuple) -> None:
+    """No metric at all is CocoMetric's way of saying that nothing was detected."""
+    assert score(metrics, COCO) == Score(*wanted)
+
+
+@pytest.mark.parametrize('evaluator', [dict(type='VOCMetric'), dict(COCO, format_only=True)])
+def test_no_metric_for_another_reason_is_no_zero(evaluator: dict) -> None:
+    with pytest.raises(ValueError, match='the evaluator gives no metric'):
+        score(dict(time=1.0), evaluator)
+
+
+def test_the_fingerprint_of_a_run_is_its_config_with_its_options(config, tmp_path, monkeypatch) -> None:
+    """Long trainings are reused by it: nothing else may enter."""
+    monkeypatch.setattr(Run, '_call', lambda *_: None)
+    options = {'randomness.seed': 3, 'x': 2}
+    Run(str(config), tmp_path / 'work', options, dict(OMP_NUM_THREADS='7'), 'other.py').train()
+    written = Config(
+        dict(
+            val_dataloader=dict(dataset=dict(ann_file='val.txt')),
+            val_evaluator=dict(type='VOCMetric'),
+            x=2,
+            randomness=dict(seed=3),
+        )
+    )
+    wanted = hashlib.sha256(written.pretty_text.encode()).hexdigest()
+    assert (tmp_path / 'work' / 'config.sha256').read_text() == wanted
 
 
 def test_a_failed_process_is_named_with_its_log(tmp_path: Path) -> None:
@@ -137,3 +211,13 @@ def test_a_terminated_driver_takes_its_trainings_with_it(
         with pytest.raises(ProcessLookupError):
             os.kill(json.loads(path.read_text())['pid'], 0)
     assert not (started[2].work_dir / 'trained').exists()
+
+
+def test_the_last_lines_of_a_distillation_are_found_in_its_log(tmp_path: Path) -> None:
+    """Those of its last end, if it was resumed; the words are those that the hook logs."""
+    log = tmp_path / 'train.log'
+    log.write_text(f'INFO - {TITLE}\n  old: 1\n')
+    log.write_text(f'{log.read_text()}other\nINFO - {TITLE}\n  acc: 2\n  test: x\n$ train.py\n')
+    assert Run('config.py', tmp_path).summary() == ['acc: 2', 'test: x']
+    log.write_text('a training of a plain detector\n')
+    assert Run('config.py', tmp_path).summary() == []

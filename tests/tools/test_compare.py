@@ -13,6 +13,11 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmkd_graph.engine import comparing
+from mmkd_graph.engine.gains import interval, table
+from mmkd_graph.engine.runs import Boxes
+from mmkd_graph.engine.scores import Score
+from mmkd_graph.engine.suites import Suite, untried
 from mmkd_graph.registry import MODELS
 
 
@@ -21,13 +26,13 @@ def compare():
     return import_tool('compare')
 
 
-def test_interval_is_students_t(compare) -> None:
+def test_interval_is_students_t() -> None:
     # standard deviation 1, t(0.975, 2) = 4.3027
-    assert compare.interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
-    assert math.isnan(compare.interval([1.0]))
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
+    assert math.isnan(interval([1.0]))
 
 
-def test_gains_are_paired_by_seed(compare) -> None:
+def test_gains_are_paired_by_seed() -> None:
     results = {
         'teacher': dict(ap=[40.0], ap50=[60.0], seconds=[1.0]),
         'student': dict(ap=[20.0, 30.0], ap50=[40.0, 50.0], seconds=[0.5, 0.5]),
@@ -35,7 +40,7 @@ def test_gains_are_paired_by_seed(compare) -> None:
     }
     rows = {
         line.split('|')[1].strip(): [x.strip() for x in line.split('|')[2:-1]]
-        for line in compare.table(results, dict(crg=(-1.25, 6.0))).splitlines()
+        for line in table(results, dict(crg=(-1.25, 6.0))).splitlines()
     }
     assert rows['teacher'][0] == '40.0'
     assert rows['crg'][2] == '+3.0 ± 0.0', 'the spread over seeds is not the spread of the gain'
@@ -48,9 +53,9 @@ def test_gains_are_paired_by_seed(compare) -> None:
     ('best', 'wanted'),
     [(1, [2, 4, 8, 1]), (2, [2, 4, 8, 1]), (4, [2, 4, 8]), (8, [2, 4, 8, 16]), (32, [2, 4, 8, 16, 32])],
 )
-def test_the_search_goes_on_until_the_best_value_has_no_better_neighbour(compare, best: int, wanted: list) -> None:
+def test_the_search_goes_on_until_the_best_value_has_no_better_neighbour(best: int, wanted: list) -> None:
     values, scores = [1, 2, 4, 8, 16, 32], {}
-    while new := compare.untried(values, scores):
+    while new := untried(values, scores):
         scores |= {value: -abs(math.log2(value / best)) for value in new}
     assert list(scores) == wanted
     assert max(scores, key=scores.get) == best
@@ -107,9 +112,9 @@ def test_an_unknown_method_is_refused(compare, suite: Path, capsys: pytest.Captu
     assert '--methods cgr; accepted: crg, own' in capsys.readouterr().err
 
 
-def test_a_method_is_the_students_config_with_one_loss(compare, suite: Path, tmp_path: Path) -> None:
+def test_a_method_is_the_students_config_with_one_loss(suite: Path, tmp_path: Path) -> None:
     """Everything but the model is the student's; what is tuned reaches the loss."""
-    content = compare.Suite.from_file(suite)
+    content = Suite.from_file(suite)
     path = tmp_path / 'crg.py'
     path.write_text(content.config('crg', Path('teacher.pth'), 2))
     config = Config.fromfile(path)
@@ -122,13 +127,11 @@ def test_a_method_is_the_students_config_with_one_loss(compare, suite: Path, tmp
 
 
 @pytest.mark.parametrize('path', sorted((TOOLS / 'benchmark' / 'suites').glob('*.py')), ids=lambda path: path.stem)
-def test_the_suites_that_come_with_it_build(
-    compare, path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_suites_that_come_with_it_build(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every method of every suite, with the last value it may choose if it chooses."""
     monkeypatch.chdir(TOOLS.parent)
     init_default_scope('mmdet')
-    suite = compare.Suite.from_file(path)
+    suite = Suite.from_file(path)
     for name in suite.methods:
         config = tmp_path / 'config.py'
         value = suite.tune['values'][-1] if suite.tune and suite.tunes(name) else None
@@ -156,36 +159,35 @@ class FakeRun:
         self.starts.add(self.started)
         self.calls.append((self.work_dir.name, 'train'))
 
-    def evaluate(self, split: str) -> dict[str, float]:
+    def score(self, split: str) -> Score:
         self.calls.append((self.work_dir.name, split))
         _, *ratio, _ = self.work_dir.name.split('-')
         ap = 0.4 - 0.01 * abs(float(ratio[0]) - 2) if ratio else 0.3
-        return {'coco/bbox_mAP': ap + 0.001 * self.options['randomness.seed'], 'coco/bbox_mAP_50': ap}
+        return Score('coco/bbox_mAP', 100 * (ap + 0.001 * self.options['randomness.seed']), 100 * ap)
 
     def seconds_per_iteration(self) -> float:
         return 1.0
 
-    def predictions(self, split: str) -> str:
-        return f'{split}/{self.work_dir.name}'
-
-    def ann_file(self, split: str) -> str:
-        return f'{split}.json'
+    def boxes(self, split: str) -> Boxes:
+        return Boxes(f'{split}.json', Path(split, self.work_dir.name), ('cat',))
 
 
 @pytest.fixture(autouse=True)
-def drawn_images(compare, monkeypatch: pytest.MonkeyPatch) -> None:
+def drawn_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws that are 5 to 15 AP better for methods than for the student, alike for all seeds."""
 
-    def resampled_ap(ann_file: str, predictions: list[str]) -> np.ndarray:
-        assert ann_file == 'test.json' and all(name.startswith('test/') for name in predictions)
-        gains = [0 if name.startswith('test/student-') else 1 for name in predictions]
+    def resampled_ap(ann_file: str, predictions: list[Path], classes: tuple) -> np.ndarray:
+        assert (
+            ann_file == 'test.json' and {path.parent.name for path in predictions} == {'test'} and classes == ('cat',)
+        )
+        gains = [0 if path.name.startswith('student-') else 1 for path in predictions]
         return 0.3 + np.outer(gains, np.linspace(0.05, 0.15, 401))
 
-    monkeypatch.setattr(compare, 'resampled_ap', resampled_ap)
+    monkeypatch.setattr(comparing, 'resampled_ap', resampled_ap)
 
 
 def test_settings_are_chosen_on_val_and_reported_on_test(compare, suite: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(compare, 'Run', FakeRun)
+    monkeypatch.setattr(comparing, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
     assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
     read = {split: {name for name, what in FakeRun.calls if what == split} for split in ('val', 'test')}
@@ -202,7 +204,7 @@ def test_settings_are_chosen_on_val_and_reported_on_test(compare, suite: Path, t
 
 def test_settings_are_chosen_by_a_seed_of_their_own(compare, suite: Path, tmp_path: Path, monkeypatch) -> None:
     """A loss without the key that is tuned is reported as it is."""
-    monkeypatch.setattr(compare, 'Run', FakeRun)
+    monkeypatch.setattr(comparing, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
     suite.write_text(f"{suite.read_text()}\ntune['seed'] = 7\nmethods['plain'] = dict(type='CRGLoss')\n")
     assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
@@ -214,7 +216,7 @@ def test_settings_are_chosen_by_a_seed_of_their_own(compare, suite: Path, tmp_pa
 
 
 def test_backbones_start_where_the_suite_says(compare, suite: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(compare, 'Run', FakeRun)
+    monkeypatch.setattr(comparing, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
     monkeypatch.setattr(FakeRun, 'configs', {})
     suite.write_text(f'{suite.read_text()}\npretrain = student\n')
@@ -232,7 +234,7 @@ def test_backbones_start_where_the_suite_says(compare, suite: Path, tmp_path: Pa
 
 @pytest.mark.parametrize('keep', [False, True])
 def test_the_teacher_is_kept_on_request(compare, suite: Path, tmp_path: Path, monkeypatch, keep: bool) -> None:
-    monkeypatch.setattr(compare, 'Run', FakeRun)
+    monkeypatch.setattr(comparing, 'Run', FakeRun)
     monkeypatch.setattr(FakeRun, 'calls', [])
     monkeypatch.setattr(FakeRun, 'starts', set())
     assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out', *['--keep-teacher'] * keep]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,14 @@ def call(script: Path, *arguments: object) -> str:
     return done.stdout + done.stderr
 
 
+def call_printed(log: Path, line: str, *arguments: object) -> None:
+    """Run the command that the last lines of a training name."""
+    (command,) = (text.partition(f'{line}: ')[2] for text in log.read_text().splitlines() if f'  {line}: ' in text)
+    python, script, *words = shlex.split(command)
+    assert python == 'python'
+    call((ROOT / script), *words, *arguments)
+
+
 def metrics(folder: Path) -> dict[str, float]:
     (path,) = folder.glob('*/[0-9]*.json')
     found = json.loads(path.read_text())
@@ -89,7 +98,8 @@ custom_hooks = [dict(type='mmkd_graph.StudentExportHook'), dict(type='EMAHook')]
 """
     )
     call(ROOT / 'tools' / 'train.py', folder / 'teacher.py', '--work-dir', folder / 'teacher')
-    call(ROOT / 'tools' / 'train.py', folder / 'distilled.py', '--work-dir', folder / 'distilled')
+    output = call(ROOT / 'tools' / 'train.py', folder / 'distilled.py', '--work-dir', folder / 'distilled')
+    (folder / 'distilled.log').write_text(output)
     return folder
 
 
@@ -120,10 +130,9 @@ def test_resume_goes_on_and_ends_where_the_whole_run_ended(job: Path) -> None:
 
 def test_same_result_here_and_with_mmdets_own_tools(job: Path) -> None:
     checkpoint = job / 'distilled' / 'iter_6.pth'
-    exported = job / 'distilled' / 'student.py'  # the config that StudentExportHook left
-    call(ROOT / 'tools' / 'test.py', job / 'distilled.py', checkpoint, '--work-dir', job / 'test-ours')
+    call_printed(job / 'distilled.log', 'test', '--work-dir', job / 'test-ours')
     call(MMDET_TOOLS / 'test.py', job / 'student.py', checkpoint, '--work-dir', job / 'test-plain')
-    call(MMDET_TOOLS / 'test.py', exported, exported.with_suffix('.pth'), '--work-dir', job / 'test-exported')
+    call_printed(job / 'distilled.log', "test with mmdet's own tool", '--work-dir', job / 'test-exported')
     ours, plain, alone = (metrics(job / f'test-{name}') for name in ('ours', 'plain', 'exported'))
     assert ours == plain == alone and 'coco/bbox_mAP' in ours
 

@@ -1,0 +1,66 @@
+"""What distillation gained: means, intervals and the table of a comparison."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from scipy import stats
+
+Results = dict[str, dict[str, list]]
+"""Per model ``ap``, ``ap50`` (in percent) and ``seconds``, one number per seed in the same order, or None."""
+
+
+def interval(values: list[float]) -> float:
+    """Half width of the 95 % confidence interval of the mean (Student's t); nan for fewer than two values."""
+    if len(values) < 2:
+        return float('nan')
+    return float(stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5)
+
+
+def summary(values: list[float | None], digits: int = 1) -> str:
+    """``mean ± half interval`` of some numbers; empty if one of them is not known."""
+    if None in values:
+        return ''
+    mean = f'{statistics.mean(values):.{digits}f}'
+    return mean if len(values) < 2 else f'{mean} ± {interval(values):.{digits}f}'
+
+
+def table(
+    results: Results, by_images: Mapping[str, tuple[float, float]], taught_by: Mapping[str, str] | None = None
+) -> str:
+    """Markdown rows of AP, AP50, paired gain, share of the gap closed and time.
+
+    Args:
+        results: of all models. ``student`` is what the methods are measured against; a teacher may be missing.
+        by_images: per method the ends of the gain's interval over the images; empty where they were not drawn again.
+        taught_by: per method the name of its teacher; default: ``teacher`` is that of all.
+    """
+    lines = [
+        '| model | AP | AP50 | gain | by images | gap closed | time | AP of each seed |',
+        '|---|---:|---:|---:|---:|---:|---:|---|',
+    ]
+    taught_by = taught_by or {}
+    student = results['student']
+    pace = _median(student['seconds'])
+    for name, result in results.items():
+        gain = images = share = ''
+        if name not in ('student', 'teacher', *taught_by.values()):
+            gains = [a - b for a, b in zip(result['ap'], student['ap'], strict=True)]
+            mean = statistics.mean(gains)  # + 0.0: no "-0"
+            gain = f'{round(mean, 1) + 0.0:+.1f}' + ('' if len(gains) < 2 else f' ± {interval(gains):.1f}')
+            images = '{:+.1f} to {:+.1f}'.format(*by_images[name]) if name in by_images else ''
+            if teacher := results.get(taught_by.get(name, 'teacher')):
+                gap = statistics.mean(teacher['ap']) - statistics.mean(student['ap'])
+                share = f'{round(100 * mean / gap)} %' if gap > 0 else 'no gap'
+        seconds = _median(result['seconds'])
+        time = f'{seconds / pace:.2f}' if seconds and pace else ''
+        lines.append(
+            f'| {name} | {summary(result["ap"])} | {summary(result["ap50"])} | {gain} | {images} | {share} | '
+            f'{time} | {", ".join(f"{x:.1f}" for x in result["ap"])} |'
+        )
+    return '\n'.join(lines)
+
+
+def _median(values: list[float | None]) -> float | None:
+    return None if None in values else statistics.median(values)
