@@ -23,6 +23,7 @@ ARROWS = {
     'visualization': {'graph'},
     'checking': {'registry', 'necks', 'distillers', 'datasets', 'findings', 'unwrapping'},
     'testing': {'losses', 'distillers'},
+    'writing': {'registry', 'distillers', 'losses', 'datasets', 'checkpoints', 'checking', 'findings'},
     'export': {'registry', 'distillers', 'datasets', 'checkpoints', 'plain'},
     'hooks': {
         *('registry', 'graph', 'losses', 'distillers', 'checking', 'datasets'),

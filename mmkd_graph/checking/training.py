@@ -46,7 +46,7 @@ def check_config(
 
     Args:
         cfg: a whole config whose model is a distiller.
-        batches: validation batches that the teacher is scored on.
+        batches: validation batches that the teacher is scored on; with 0 it is not.
         gpus: processes that the training will have.
         least: average precision in [0, 1] below which the teacher fails.
         device: default: the accelerator, if there is one.
@@ -95,7 +95,7 @@ def check_config(
         yield from _guarded('val_dataloader', check_labels, val.dataset, 'val_dataloader', training=False)
     classes = list(_guarded('model.teacher', check_classes, model, metainfo_of(train), metainfo_of(val)))
     yield from classes
-    if val and cfg.get('val_evaluator'):
+    if val and cfg.get('val_evaluator') and batches:
         yield from _guarded('model.teacher.checkpoint', check_accuracy, model, val, cfg.val_evaluator, batches, least)
     elif not val:
         yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
