@@ -241,12 +241,20 @@ def _from_coco(root: Path, files: Mapping[str, Path]) -> OwnData:
             if empty := [name for name, count in names.items() if not count]:
                 what = f'the categories {listed(empty)} have no box and were left out of the classes'
                 notes.append(Finding(WARNING, '--data', what, place=str(file)))
+            filled = {entry.get('image_id') for entry in content['annotations']}
+            notes += _empty(file, [entry for entry in content['images'] if entry.get('id') not in filled])
         images = _image_folder(root, file, [entry['file_name'] for entry in content['images']])
         ann, folder = file.relative_to(root).as_posix(), images.relative_to(root).as_posix()
         splits[split] = dict(ann_file=ann, data_prefix=dict(img='' if folder == '.' else f'{folder}/'))
     if not classes:
         raise ValueError(f'{str(files["train"])!r} has no box')
     return _complete('CocoDataset', root, classes, splits, root, notes)
+
+
+def _empty(file: Path, images: Sequence[Any]) -> list[Finding]:
+    """What mmdet does in silence."""
+    what = f'{len(images)} images without a box, which are not trained on (filter_cfg)'
+    return [Finding(WARNING, '--data', what, place=str(file))] if images else []
 
 
 def _complete(
@@ -301,12 +309,15 @@ def _from_voc(source: Path, root: Path) -> OwnData:
         raise ValueError(f'{str(lists)!r} has no val.txt; to name other files, {BY_HAND}')
     names = (lists / 'train.txt').read_text(encoding='utf-8').split()
     classes: set[str] = set()
+    empty = []
     for name in names:
         file = root / 'Annotations' / f'{name}.xml'
         try:
-            classes |= {item.findtext('name') or '' for item in ET.parse(file).getroot().iter('object')} - {''}
+            found = {item.findtext('name') or '' for item in ET.parse(file).getroot().iter('object')} - {''}
         except (OSError, ET.ParseError, LookupError, ValueError) as error:
             raise ValueError(f'{str(file)!r}, which {str(lists / "train.txt")!r} names: {error}') from error
+        classes |= found
+        empty += [] if found else [name]
     if not classes:
         raise ValueError(f'no object in the {len(names)} files that {str(lists / "train.txt")!r} names')
     splits = {
@@ -314,4 +325,4 @@ def _from_voc(source: Path, root: Path) -> OwnData:
         for split in SPLITS
         if (lists / f'{split}.txt').is_file()
     }
-    return _complete('XMLDataset', root, tuple(sorted(classes)), splits, source, [])
+    return _complete('XMLDataset', root, tuple(sorted(classes)), splits, source, _empty(lists / 'train.txt', empty))

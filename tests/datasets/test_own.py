@@ -118,6 +118,7 @@ def test_images_beside_each_annotation_file(tmp_path):
     assert found.splits['test'] == found.splits['val']
     notes = ' '.join(map(str, found.notes))
     assert "['cells'] have no box" in notes and 'no test split' in notes
+    assert '1 images without a box, which are not trained on' in notes
 
 
 def test_folders_of_coco_itself(tmp_path):
