@@ -104,6 +104,8 @@ def write_configs(
     if own:
         data_file = Path(own.source) if own.is_base else folder / f'{_name(own)}.py'
         if not own.is_base:
+            if data_file.is_file() and data_file.samefile(own.source):  # a whole config, which cannot be a base
+                data_file = data_file.with_stem(f'{data_file.stem}_data')
             texts[data_file] = 'the data: change images and classes here', _data_text(own)
         pupil = _on_data(pupil, own, data_file, folder, 'STUDENT', texts)
         if not teacher_checkpoint:
@@ -120,6 +122,9 @@ def write_configs(
         raise ValueError(f'--teacher-checkpoint is missing: TEACHER={teacher!r} {what}; accepted: a path or URL')
     if target in texts:
         raise ValueError(f'--out: {out!r} is the name of {texts[target][0]}; accepted: another')
+    for path in (*texts, target):
+        if path.is_file() and any(Path(name).is_file() and path.samefile(name) for name in (student, teacher)):
+            raise ValueError(f'{path} would be written over, which is read here; accepted: another folder in --out')
     text = _distillation_text(pupil, tutor, checkpoint, terms, folder, target, command)
     texts[target] = 'the distillation', text
     files = _write(texts, force)
@@ -129,7 +134,7 @@ def write_configs(
 
 def _name(own: OwnData) -> str:
     """A short name of the data, for files."""
-    return Path(own.source).resolve().stem.replace('.', '-')
+    return Path(own.source).absolute().stem.replace('.', '-')
 
 
 def _data_text(own: OwnData) -> str:

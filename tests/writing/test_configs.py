@@ -37,6 +37,15 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+DATA_LINES = dict(
+    type='CocoDataset',
+    classes=CLASSES,
+    **{
+        split: dict(ann_file=f'annotations/instances_{split}.json', data_prefix=dict(img='VOC2007/JPEGImages/'))
+        for split in ('train', 'val', 'test')
+    },
+)
+
 CACHED = functools.cache(mmengine.fileio.load)
 
 
@@ -132,6 +141,22 @@ def test_a_change_of_the_data_file_reaches_student_and_teacher(shapes):
     ]
     write_configs(RETINA, RETINA_101, str(shapes), out='mine/kd.py', force=True)
     assert data.read_text() == text
+
+
+def test_files_that_are_read_are_not_written_over(shapes):
+    Path('mine').mkdir()
+    lines = [f'own_{name} = {value!r}' for name, value in DATA_LINES.items()]
+    Path('mine/pets.py').write_text('\n'.join([*lines, f'own_root = {str(shapes)!r}', 'more = 1']))
+    Path('mine/tiny_pets.py').write_text(f"_base_ = '{RETINA}'\n")
+    written = write_configs(RETINA, RETINA, 'mine/pets.py', out='mine/kd.py', force=True)
+    assert str(written.files[0][0]) == 'mine/pets_data.py' and 'more = 1' in Path('mine/pets.py').read_text()
+    assert Config.fromfile(written.distillation).train_dataloader.dataset.data_root == str(shapes)
+    Path('mine/retinanet_r50_fpn_1x_pets.py').rename('mine/tiny.py')
+    for student, out in (('mine/tiny.py', 'mine/tiny.py'), ('mine/tiny_pets.py', 'mine/tiny_pets.py')):
+        before = Path(student).read_text()
+        with pytest.raises(ValueError, match=f'{out} would be written over, which is read here'):
+            write_configs(student, RETINA, 'mine/pets_data.py', out=out, force=True)
+        assert Path(student).read_text() == before
 
 
 def test_without_data_the_published_teacher_is_used():
