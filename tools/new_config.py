@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', metavar='FILE', help='the distillation, the others go beside it; default configs/own/….py'
     )
-    parser.add_argument('--force', action='store_true', help='overwrite files that are there with another text')
+    parser.add_argument('--force', action='store_true', help='overwrite files that are there with other settings')
     parser.add_argument('--no-check', action='store_true', help='write the files, and no more')
     parser.add_argument('--device', help='where the check runs; default: the accelerator, if there is one')
     return parser.parse_args()

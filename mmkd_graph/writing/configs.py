@@ -28,7 +28,7 @@ class Written:
     """What :func:`write_configs` did.
 
     Attributes:
-        files: path and contents, in words, of every file; and whether it was there already, with the same text.
+        files: path and contents, in words, of every file; and whether it was there already; its comments may differ.
         distillation: path of the distillation's config.
         teacher: what ``model.teacher.config`` says.
         checkpoint: what ``model.teacher.checkpoint`` says.
@@ -80,7 +80,7 @@ def write_configs(
         teacher_checkpoint: weights of the teacher, for ``teacher`` as it is. Default: with ``data``, those that its
             training on ``data`` will leave; without, those that mmdet publishes, or that its training will leave.
         out: the distillation's path, default ``configs/own/<student>_<losses>_<data>.py``.
-        force: overwrite files that differ.
+        force: overwrite files that differ in more than comments.
         command: what was called, for the comment of the distillation.
 
     Raises:
@@ -192,12 +192,19 @@ def _distillation_text(
     )
 
 
+def _code(text: str) -> list[str]:
+    """Lines but for comments: those say how a file was made."""
+    return [line for line in text.splitlines() if not line.startswith('#')]
+
+
 def _write(texts: dict[Path, tuple[str, str]], force: bool) -> list[tuple[Path, str, bool]]:
-    same = {path for path, (_, text) in texts.items() if path.is_file() and path.read_text(encoding='utf-8') == text}
+    same = {
+        path for path, (_, text) in texts.items() if path.is_file() and _code(path.read_text('utf-8')) == _code(text)
+    }
     others = [str(path) for path in texts if path.exists() and path not in same]
     if others and not force:
         raise FileExistsError(
-            f'{", ".join(others)} {"is" if len(others) == 1 else "are"} there already, with another text; accepted: '
+            f'{", ".join(others)} {"is" if len(others) == 1 else "are"} there already, with other settings; accepted: '
             '--force, which overwrites, or another --out'
         )
     for path, (_, text) in texts.items():

@@ -360,7 +360,7 @@ def test_a_second_base_with_data_is_told_the_way(
     with pytest.raises(SystemExit):
         check(config=str(tmp_path / 'two.py'))
     told = capsys.readouterr().err
-    assert 'Duplicate key' in told and 'write the other file' in told and 'README.md' in told
+    assert 'Duplicate key' in told and 'write the other file' in told and 'docs/own_data.md' in told
 
 
 def test_imports_leave_out_what_nobody_needs(capsys: pytest.CaptureFixture) -> None:

@@ -22,9 +22,13 @@ def block(language: str, start: str) -> str:
     return re.search(rf'```{language}\n({start}.+?)```', PAGE, flags=re.DOTALL)[1]
 
 
+def joined(text: str) -> list[str]:
+    return text.replace('\\\n', '').splitlines()
+
+
 def commands() -> list[list[str]]:
     """Arguments of the tools that the page calls, in its order, but for the first call, which is a pattern."""
-    lines = [line for text in re.findall(r'```bash\n(.+?)```', PAGE, flags=re.DOTALL) for line in text.splitlines()]
+    lines = [line for text in re.findall(r'```bash\n(.+?)```', PAGE, flags=re.DOTALL) for line in joined(text)]
     return [shlex.split(line.removeprefix('python tools/')) for line in lines][1:]
 
 
