@@ -84,7 +84,7 @@ def write_configs(
         command: what was called, for the comment of the distillation.
 
     Raises:
-        FileExistsError: if a file is there with another text; nothing has been written then.
+        FileExistsError: if a file is there with other settings; nothing has been written then.
         FileNotFoundError, ValueError: for what cannot be used; names the argument.
     """
     pupil, tutor = find_config(student, 'STUDENT'), find_config(teacher, 'TEACHER')
