@@ -108,7 +108,7 @@ def _packed(pipeline: Code, steps: Any, packs: dict[str, str]) -> tuple[str, Cod
     if text in packs:
         return '', Code(packs[text])
     packs[text] = name = f'own_pipeline{len(packs) or ""}'
-    last = Code(f'dict({pipeline}[-1], meta_keys={(*keys, "instances")!r})')
+    last = {Code(f'{pipeline}[-1]'): None, 'meta_keys': (*keys, 'instances')}
     comment = "# 'instances' lets CocoMetric make its ground truth of the XML files.\n"
     return comment + assignment(name, [Code(f'*{pipeline}[:-1]'), last]), Code(name)
 
