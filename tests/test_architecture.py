@@ -25,6 +25,7 @@ ARROWS = {
     'visualization': {'graph'},
     'checking': {'registry', 'necks', 'distillers', 'datasets', 'findings', 'packaged', 'unwrapping'},
     'testing': {'losses', 'distillers'},
+    'writing': {'registry', 'distillers', 'losses', 'datasets', 'checkpoints', 'checking', 'findings'},
     'export': {'registry', 'distillers', 'datasets', 'checkpoints', 'plain'},
     'publishing': {'registry', 'distillers', 'datasets', 'checkpoints', 'export', 'plain'},
     'hooks': {

@@ -236,6 +236,8 @@ def _better_normalisation(
     Returns:
         Its name, the average precision with the teacher's own and with it, and the number of images.
     """
+    if not batches:  # there are fewer images than in a batch
+        return None
     begin = time.monotonic()
     teacher = model.teacher.model
     count = sum(len(data['data_samples']) for data in batches)

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from mmdet.registry import DATASETS
 from torch import nn
 
-from mmkd_graph.datasets.metainfo import common_metainfo
+from mmkd_graph.datasets.metainfo import class_names, common_metainfo, config_classes
 from mmkd_graph.distillers import FrozenTeacher, GraphDistiller
 from mmkd_graph.findings import FAIL, OK, WARNING, Finding, some_of
 
@@ -26,27 +25,10 @@ def teacher_classes(teacher: FrozenTeacher) -> tuple[tuple[str, ...] | None, str
     inner = common_metainfo(meta.get('dataset_meta'))
     for names in (inner.get('classes'), inner.get('CLASSES'), meta.get('CLASSES')):
         if names:
-            return _names(names), 'its checkpoint'
-    names = configured_classes(teacher.dataset)
-    return (names, 'its config') if names else (None, 'neither its checkpoint nor its config')
-
-
-def configured_classes(dataset: Any) -> tuple[str, ...] | None:
-    """The class names of a data set by its config: in its ``metainfo``, a data set's inside of it, or its class.
-
-    None if nothing says them.
-    """
-    while isinstance(dataset, Mapping):
-        names = (dataset.get('metainfo') or {}).get('classes')
-        inner = dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None)
-        if not names and not inner:
-            kind = dataset.get('type')
-            kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
-            names = getattr(kind, 'METAINFO', {}).get('classes')
-        if names:
-            return _names(names)
-        dataset = inner
-    return None
+            return class_names(names), 'its checkpoint'
+    if names := config_classes(teacher.dataset):
+        return names, 'its config'
+    return None, 'neither its checkpoint nor its config'
 
 
 def head_classes(detector: nn.Module) -> dict[str, int]:
@@ -67,7 +49,7 @@ def check_classes(
     model: GraphDistiller, train: Mapping[str, Any] | None, val: Mapping[str, Any] | None = None
 ) -> list[Finding]:
     """Compare the classes of the data sets, by their ``metainfo``, with the student's heads and the teacher."""
-    names, others = (_names((metainfo or {}).get('classes') or ()) for metainfo in (train, val))
+    names, others = (class_names((metainfo or {}).get('classes') or ()) for metainfo in (train, val))
     if not names:
         key = 'train_dataloader.dataset.metainfo.classes'
         return [Finding(WARNING, key, 'no class names are known', 'set them: nothing can be compared')]
@@ -147,11 +129,7 @@ def _others(model: GraphDistiller) -> tuple[str, str]:
 def count_things(metainfo: Mapping[str, Any] | None) -> int:
     """Number of a data set's classes that have boxes: a panoptic set has classes of stuff too."""
     metainfo = metainfo or {}
-    return len(_names(metainfo.get('thing_classes') or metainfo.get('classes') or ()))
-
-
-def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(map(str, names))
+    return len(class_names(metainfo.get('thing_classes') or metainfo.get('classes') or ()))
 
 
 def _shown(names: Sequence[str]) -> str:

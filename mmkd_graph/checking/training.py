@@ -11,6 +11,7 @@ import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.logging import MessageHub
 from mmengine.runner import Runner, autocast
 from torch.nn.parallel import DistributedDataParallel
 
@@ -46,7 +47,7 @@ def check_config(
 
     Args:
         cfg: a whole config whose model is a distiller.
-        batches: validation batches that the teacher is scored on.
+        batches: validation batches that the teacher is scored on; with 0 it is not.
         gpus: processes that the training will have.
         least: average precision in [0, 1] below which the teacher fails.
         device: default: the accelerator, if there is one.
@@ -95,7 +96,7 @@ def check_config(
         yield from _guarded('val_dataloader', check_labels, val.dataset, 'val_dataloader', training=False)
     classes = list(_guarded('model.teacher', check_classes, model, metainfo_of(train), metainfo_of(val)))
     yield from classes
-    if val and cfg.get('val_evaluator'):
+    if val and cfg.get('val_evaluator') and batches:
         yield from _guarded('model.teacher.checkpoint', check_accuracy, model, val, cfg.val_evaluator, batches, least)
     elif not val:
         yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
@@ -118,6 +119,9 @@ def _guarded(key: str, part: Callable[..., Iterable[Finding]], *args: Any, **opt
 
 def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) -> Iterator[Finding]:
     key, size = 'train_dataloader.dataset', batch_size(train)
+    # A runner tells where the training is; some models ask (YOLOX for its batches' sizes, TOOD for its assigner).
+    length = {name: (cfg.get('train_cfg') or {}).get(name) or 1 for name in ('max_epochs', 'max_iters')}
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, **length))
     begin = time.perf_counter()
     try:
         data = list(sample_batches(train, BATCHES)[1])

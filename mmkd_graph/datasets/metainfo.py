@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from mmdet.registry import DATASETS
 
 
 def common_metainfo(metainfo: Any) -> dict[str, Any]:
@@ -32,6 +33,33 @@ def common_metainfo(metainfo: Any) -> dict[str, Any]:
         for key, value in first.items()
         if all(key in other and _plain(value) == _plain(other[key]) for other in others)
     }
+
+
+def config_classes(dataset: Any) -> tuple[str, ...] | None:
+    """The class names of a data set's config, through its wrappers; None if nothing says them.
+
+    Where several data sets are concatenated, the first one counts. Names that no config gives are those of the type.
+
+    Example:
+        >>> config_classes(dict(type='RepeatDataset', dataset=dict(type='CocoDataset', metainfo=dict(classes=['cat']))))
+        ('cat',)
+    """
+    while isinstance(dataset, Mapping):
+        names = (dataset.get('metainfo') or {}).get('classes')
+        inner = dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None)
+        if not names and not inner:
+            kind = dataset.get('type')
+            kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
+            names = getattr(kind, 'METAINFO', {}).get('classes')
+        if names:
+            return class_names(names)
+        dataset = inner
+    return None
+
+
+def class_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Names as a tuple; a text is one name."""
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
 
 
 def _plain(value: Any) -> Any:

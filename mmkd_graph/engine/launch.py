@@ -37,8 +37,8 @@ RANK_VARIABLES = {
 _NEEDLESS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 """Warnings of mmengine about its own hooks."""
 _TWO_DATA = (
-    ". A base that is a whole detector has data of its own: write the other file's settings below _base_, or give that "
-    "file the detector as its _base_ and make it the only one here; see README.md, 'Your own data'"
+    ". A base that is a whole detector has data of its own: write the other file's settings below _base_. "
+    'tools/new_config.py --data does that for your data; see docs/own_data.md'
 )
 
 

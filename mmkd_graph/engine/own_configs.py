@@ -13,9 +13,10 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
-from mmkd_graph.checking.classes import class_difference, configured_classes, head_classes, teacher_classes
+from mmkd_graph.checking.classes import class_difference, head_classes, teacher_classes
 from mmkd_graph.checking.origins import explained, located
 from mmkd_graph.checkpoints import is_address, save_whole
+from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.distillers import FrozenTeacher, GraphDistiller
 from mmkd_graph.distillers.teacher import model_of, resolve_model_config
 from mmkd_graph.export import student_config
@@ -106,7 +107,7 @@ class OwnConfigs:
             raise SuiteError(
                 f'{files[first]}: neither test_dataloader nor val_dataloader; accepted: data to compare on'
             )
-        names = configured_classes(config[f'{splits[0]}_dataloader'].dataset)
+        names = config_classes(config[f'{splits[0]}_dataloader'].dataset)
         teachers: dict[str, Teacher] = {}
         taught_by = {}
         for name, cfg in configs.items():

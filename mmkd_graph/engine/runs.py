@@ -18,8 +18,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkd_graph.checking.classes import configured_classes
 from mmkd_graph.checkpoints import write_whole
+from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.packaged import TOOLS, read_config
 
 from .interrupts import ended_by_signals
@@ -160,7 +160,7 @@ class Run:
             return None
         found = self._predictions(split)
         truth = coco.get('ann_file') or str(found).replace('.bbox.json', '.gt.json')
-        return Boxes(truth, found, configured_classes(content[f'{split}_dataloader'].dataset))
+        return Boxes(truth, found, config_classes(content[f'{split}_dataloader'].dataset))
 
     def _predictions(self, split: str) -> Path:
         return self.work_dir / f'predictions-{split}.bbox.json'

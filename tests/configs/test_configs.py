@@ -24,7 +24,8 @@ from mmkd_graph.packaged import read_config
 from mmkd_graph.registry import MODELS as KD_MODELS
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+PATHS = [path.relative_to(ROOT) for path in (ROOT / 'configs').rglob('*.py')]
+CONFIGS = sorted(str(path) for path in PATHS if path.parts[1] not in ('_base_', 'own'))
 METAFILES = Path(mmdet.__file__).parent / '.mim/configs'
 PUBLIC = 'https://'
 

@@ -14,6 +14,7 @@ import torch
 from conftest import import_tool
 from mmdet.models import RetinaHead, RetinaNet
 from mmdet.registry import MODELS
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
@@ -140,6 +141,19 @@ def lines(output: str, key: str) -> list[str]:
 def test_a_config_without_a_scope(check: Check) -> None:
     code, output = check('--batches', '1', default_scope=None)
     assert code == 0 and '0 FAIL' in output
+
+
+def test_models_that_ask_where_the_training_is(check: Check, job: Path, tmp_path: Path) -> None:
+    """As YOLOX, which resizes its batches every ten iterations."""
+    MessageHub.get_current_instance().runtime_info.clear()  # what other tests of this process left
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(64, 96), size_divisor=32)
+    (tmp_path / 'resizing.py').write_text(
+        f"""_base_ = {str(job / 'distilled.py')!r}
+model = dict(student=dict(data_preprocessor=dict(batch_augments=[{resize!r}])))
+"""
+    )
+    code, output = check('--batches', '1', config=str(tmp_path / 'resizing.py'))
+    assert code == 0 and lines(output, 'model.losses.crg')
 
 
 def test_a_config_of_pure_python(check: Check, job: Path) -> None:
@@ -360,7 +374,7 @@ def test_a_second_base_with_data_is_told_the_way(
     with pytest.raises(SystemExit):
         check(config=str(tmp_path / 'two.py'))
     told = capsys.readouterr().err
-    assert 'Duplicate key' in told and 'write the other file' in told and 'README.md' in told
+    assert 'Duplicate key' in told and 'write the other file' in told and 'docs/own_data.md' in told
 
 
 def test_imports_leave_out_what_nobody_needs(capsys: pytest.CaptureFixture) -> None:

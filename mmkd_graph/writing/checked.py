@@ -1,0 +1,55 @@
+"""Check the configs that were written, as far as that can be done before a teacher is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmkd_graph.checking import FAIL, OK, WARNING, Finding, check_config
+from mmkd_graph.checking.classes import head_classes
+from mmkd_graph.datasets.metainfo import config_classes
+from mmkd_graph.distillers.teacher import build_detector
+from mmkd_graph.findings import one_line
+
+from .configs import Written
+
+
+def check_written(written: Written, device: str | None = None) -> Iterator[Finding]:
+    """What :func:`mmkd_graph.checking.check_config` says of the distillation.
+
+    While the teacher is not trained, its heads are compared with the data; it is not scored, and of the losses only
+    failures are told, as their values say nothing.
+    """
+    cfg = Config.fromfile(written.distillation)
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    if not written.trains_teacher:
+        yield from check_config(cfg, device=device)
+        return
+    yield from _teacher_heads(written.teacher)
+    cfg.model.teacher = dict(config=written.teacher, strict=False)
+    for finding in check_config(cfg, batches=0, device=device):
+        if finding.key == 'model.teacher.checkpoint':
+            found = f'{written.checkpoint} is not there yet: the teacher was not scored'
+            finding = Finding(WARNING, finding.key, found, 'train it, then run tools/check.py')
+        if finding.level == FAIL or not finding.key.startswith('model.losses'):
+            yield finding
+
+
+def _teacher_heads(path: str) -> Iterator[Finding]:
+    """Whether the teacher can be built, and has as many classes as the data that it will be trained on."""
+    cfg = Config.fromfile(path)
+    names = config_classes((cfg.get('train_dataloader') or {}).get('dataset')) or ()
+    try:
+        heads = head_classes(build_detector(cfg, 'teacher.config'))
+    except Exception as error:  # constructors raise what they like
+        yield Finding(FAIL, 'model.teacher.config', one_line(error), 'correct the config', place=path)
+        return
+    if wrong := {name: count for name, count in heads.items() if count != len(names)}:
+        name, count = next(iter(wrong.items()))
+        found = f'{name} has {count} classes, the training data {len(names)}'
+        yield Finding(FAIL, 'model.teacher.config', found, f'set num_classes={len(names)}', place=path)
+    else:
+        found = f'{", ".join(heads) or "no head that says its classes"}: {len(names)}, as its training data'
+        yield Finding(OK, 'model.teacher.config', found, place=path)
