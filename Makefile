@@ -20,7 +20,7 @@ KEY   := $(shell { echo '$(call given,PYTHON) $(call given,TORCH)'; \
                    cat $(LOCK) requirements/runtime.txt setup.py tools/install.sh; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/.mmkd_graph-$(KEY)
 
-.PHONY: help install test test-upstream test-slurm lint demo clean distclean
+.PHONY: help install test test-upstream test-slurm lint docs demo clean distclean
 
 help:
 	@echo 'make demo          install, then teacher, student and distilled student on a generated set, compared in a table'
@@ -29,6 +29,7 @@ help:
 	@echo 'make test-slurm    install, and Slurm where it is missing (root or sudo), then the tests on a cluster of one node'
 	@echo 'make install       make $(VENV): torch, the pinned MMDetection stack (mmcv is built once), this package'
 	@echo 'make lint          ruff, and mypy on mmkd_graph/graph and mmkd_graph/losses'
+	@echo 'make docs          the documentation, docs/_build/html/index.html; a warning is an error'
 	@echo 'make clean         remove caches and build outputs; data/, work_dirs/ and $(VENV) stay'
 	@echo 'make distclean     clean, and remove $(VENV), .venv-upstream and work_dirs/demo'
 	@echo
@@ -61,11 +62,16 @@ lint: $(READY)
 	@'$(VENV)/bin/ruff' check . && '$(VENV)/bin/ruff' format --check configs mmkd_graph tests tools setup.py
 	@'$(VENV)/bin/mypy' --config-file tests/mypy.ini -p mmkd_graph.graph -p mmkd_graph.losses
 
+docs: $(READY)
+	@'$(VENV)/bin/python' -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	@'$(VENV)/bin/python' -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
 demo: $(READY)
 	@'$(VENV)/bin/python' tools/demo.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage .hypothesis .cache .dist_test
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage .hypothesis .cache .dist_test
 	find configs mmkd_graph tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
