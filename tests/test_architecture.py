@@ -36,7 +36,7 @@ ARROWS = {
         *('registry', 'losses', 'distillers', 'checking', 'datasets'),
         *('export', 'checkpoints', 'findings', 'packaged', 'unwrapping'),
     },
-    'reporting': {'registry', 'distillers', 'datasets', 'visualization', 'export', 'checkpoints', 'engine'},
+    'reporting': {'registry', 'distillers', 'datasets', 'visualization', 'export', 'checkpoints', 'hooks', 'engine'},
 }
 
 

@@ -37,12 +37,12 @@ class DueValidationHook(Hook):
         """Run what is due."""
         if not runner.iter:
             if is_main_process():
-                write_validations(runner, [])
+                write_validations(runner.work_dir, [])
             return
         done = [False]
         if is_main_process():  # what comes after this checkpoint will be done again
-            past = [one for one in read_validations(runner) if one.iter <= runner.iter]
-            write_validations(runner, past)
+            past = [one for one in read_validations(runner.work_dir) if one.iter <= runner.iter]
+            write_validations(runner.work_dir, past)
             done = [runner.iter in [one.iter for one in past]]
         broadcast_object_list(done)
         if _is_due(runner) and (not done[0] or _reads_metrics(runner)):
@@ -53,9 +53,9 @@ class DueValidationHook(Hook):
         """Note that a validation of the training is finished."""
         loop = runner._train_loop  # as a property it would be built, where there is validation alone
         if is_main_process() and isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
-            done = {one.iter: one for one in read_validations(runner)}
+            done = {one.iter: one for one in read_validations(runner.work_dir)}
             done[runner.iter] = Validation(runner.iter, runner.epoch, numbers(metrics))
-            write_validations(runner, [done[i] for i in sorted(done)])
+            write_validations(runner.work_dir, [done[i] for i in sorted(done)])
 
 
 def _is_due(runner: Runner) -> bool:

@@ -79,7 +79,7 @@ def summary(runner: Runner) -> list[str]:
 
 def _metrics(runner: Runner) -> tuple[list[str], str | None]:
     """A line for every metric that counts, and the best checkpoint by the first of them, if one was kept."""
-    validations = read_validations(runner)
+    validations = read_validations(runner.work_dir)
     names = next((list(one.metrics) for one in validations if one.metrics), [])
     if not names:
         empty = 'the validations gave no metric; mmdet gives none where not a single object was detected'

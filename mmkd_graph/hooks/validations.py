@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine.runner import Runner
-
 from mmkd_graph.checkpoints import write_whole
 
 _FILE = 'validated.json'
@@ -34,22 +32,23 @@ class Validation:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_validations(runner: Runner) -> list[Validation]:
-    """The validations that are noted in the runner's work dir, in their order; none if the file cannot be read."""
+def read_validations(work_dir: str | Path) -> list[Validation]:
+    """The validations that are noted in a work dir, in their order; none if the file cannot be read."""
     try:
-        noted = json.loads(_path(runner).read_text())
+        noted = json.loads((Path(work_dir) / _FILE).read_text())
         # version 0.1 noted iterations alone
         return [Validation(one) if isinstance(one, int) else Validation(**one) for one in noted]
     except (OSError, ValueError, TypeError):
         return []
 
 
-def write_validations(runner: Runner, validations: Sequence[Validation]) -> None:
+def write_validations(work_dir: str | Path, validations: Sequence[Validation]) -> None:
     """Note these in the place of those that are noted; without any, the file goes."""
+    path = Path(work_dir) / _FILE
     if validations:
-        write_whole(json.dumps([asdict(one) for one in validations]).encode(), _path(runner))
+        write_whole(json.dumps([asdict(one) for one in validations]).encode(), path)
     else:
-        _path(runner).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
@@ -61,7 +60,3 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
         except (TypeError, ValueError):  # arrays, texts, None
             continue
     return found
-
-
-def _path(runner: Runner) -> Path:
-    return Path(runner.work_dir) / _FILE

@@ -200,7 +200,7 @@ def accuracies(
             found[name] = Accuracy(*whole, by_class)
         if draws and all(any(len(one.boxes) for one in given) for given in predictions.values()):
             files = [f'{prefix}.bbox.json' for prefix in prefixes.values()]
-            drawn = 100 * resampled_ap(f'{next(iter(prefixes.values()))}.gt.json', files, draws)
+            drawn = 100 * resampled_ap(f'{next(iter(prefixes.values()))}.gt.json', files, draws=draws)
             return found, dict(zip(predictions, drawn, strict=True))
     return found, {}
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from mmkd_graph.distillers.teacher import model_of, resolve_model_config
 from mmkd_graph.engine.resuming import named_checkpoint
+from mmkd_graph.hooks.validations import read_validations
 from mmkd_graph.registry import type_name
 
 History = dict[str, list[list[float]]]
@@ -135,11 +136,8 @@ def _read_logs(logs: Sequence[Path]) -> tuple[History, list[tuple[int, dict[str,
 def _iterations(folder: Path, validations: Sequence[tuple[int, Any]]) -> list[int]:
     """When each validation was: the log has no iteration of it, but this package's trainings note it beside."""
     logged = [iteration for iteration, _ in validations]
-    try:
-        noted = json.loads((folder / 'validated.json').read_text())
-    except (OSError, ValueError):
-        return logged
-    return noted if isinstance(noted, list) and len(noted) == len(logged) else logged
+    noted = [one.iter for one in read_validations(folder)]
+    return noted if len(noted) == len(logged) else logged
 
 
 def main_metric(trainings: Sequence[Training]) -> str | None:
