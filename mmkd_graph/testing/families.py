@@ -61,7 +61,8 @@ class Outcome:
     """One row of the table.
 
     ``family`` is a folder of configs or the name of a pair, ``student`` and ``teacher`` are configs relative to
-    ``mmdet::``, ``state`` is a key of :data:`STATES`. Strides and the ``side`` of images are in pixels.
+    ``mmdet::``, ``state`` is a key of :data:`STATES`. Strides and the ``side`` of images are in pixels, ``heads`` names
+    the losses of heads that fit.
     """
 
     family: str
@@ -73,6 +74,7 @@ class Outcome:
     skipped: tuple[int, ...] = ()
     side: int = 0
     predictions: int = 0
+    heads: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
@@ -180,9 +182,8 @@ def try_pair(pair: Pair, student: ConfigDict | None = None, teacher: ConfigDict 
                 return outcome
             outcome = Outcome(**row, state=state, reason=reason, side=side)
         else:
-            return Outcome(
-                **row, state='ok', strides=trip.strides, skipped=trip.skipped, side=side, predictions=trip.predictions
-            )
+            told = dict(strides=trip.strides, skipped=trip.skipped, predictions=trip.predictions, heads=trip.heads)
+            return Outcome(**row, state='ok', side=side, **told)
     return outcome
 
 

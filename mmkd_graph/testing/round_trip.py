@@ -5,6 +5,7 @@ Random weights, a small random batch of every kind of annotation a detector may 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import io
@@ -31,7 +32,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import mmkd_graph.distillers  # noqa: F401 - registers the distiller
+from mmkd_graph.distillers.heads import Heads
+from mmkd_graph.losses import LOSSES, HeadLoss
 
 from .small import annotated
 
@@ -61,13 +63,15 @@ class RoundTripError(Exception):
 class Trip:
     """What a round trip that worked was like.
 
-    ``strides`` paired and ``skipped`` in pixels per cell, how many boxes and masks were predicted, the logged losses.
+    ``strides`` paired and ``skipped`` in pixels per cell, how many boxes and masks were predicted, the logged losses,
+    and the losses of heads that fit these two detectors.
     """
 
     strides: tuple[int, ...]
     skipped: tuple[int, ...]
     predictions: int
     losses: dict[str, float]
+    heads: tuple[str, ...] = ()
 
 
 def offline(model: Mapping, side: int) -> ConfigDict:
@@ -325,7 +329,18 @@ def _reloaded(
         found += len(mine.pred_instances) if 'pred_instances' in mine else 1
     if not found:
         raise ValueError('no predictions to compare')
-    return Trip(model.strides, model.pyramids.skipped, found, losses)
+    return Trip(model.strides, model.pyramids.skipped, found, losses, head_losses(model))
+
+
+def head_losses(model: nn.Module) -> tuple[str, ...]:
+    """Names of the losses of heads that fit the detectors in a distiller, with their defaults."""
+    fitting = []
+    for name, loss in LOSSES.items():
+        if issubclass(loss, HeadLoss):
+            with contextlib.suppress(ValueError):  # says what does not fit
+                Heads(model.pyramids).spec(loss(), name)
+                fitting.append(name)
+    return tuple(fitting)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -13,8 +13,8 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
 from mmkd_graph.distillers import GraphDistiller
-from mmkd_graph.testing import families
-from mmkd_graph.testing.round_trip import find, same
+from mmkd_graph.testing import families, tiny_retinanet
+from mmkd_graph.testing.round_trip import find, head_losses, same
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +89,7 @@ def test_a_family_goes_on_to_other_parts_where_a_config_is_refused(monkeypatch):
 
 def test_the_table_names_the_packages_that_were_there(zoo):
     text = zoo.table([families.Outcome('gfl', 'gfl/a.py', 'gfl/b.py', 'mmdet', 'a | b')], 'family')
-    assert '| gfl | a | b | fails without distillation too: a \\| b |  |  |' in text
+    assert '| gfl | a | b | fails without distillation too: a \\| b |  |  |  |' in text
     assert '1: 1 fails without distillation too.' in text
     assert f'torch {torch.__version__}' in text.splitlines()[-1]
 
@@ -153,3 +153,13 @@ def test_reasons_that_are_the_teachers_begin_so(student, teacher, change):
     with pytest.raises(ValueError) as caught:
         GraphDistiller(**{**options, **change})
     assert str(caught.value).startswith(families.OF_TEACHERS)
+
+
+def test_losses_of_heads_that_fit_are_those_that_can_be_built():
+    teacher = dict(config=tiny_retinanet(), strict=False)
+    crg = dict(crg=dict(type='mmkd_graph.CRGLoss'))
+    same_towers = GraphDistiller(student=tiny_retinanet(), teacher=teacher, losses=crg)
+    # one convolution a tower: CrossKD asks for three
+    assert head_losses(same_towers) == ('ScoreKDLoss', 'DISTLoss')
+    other_classes = GraphDistiller(student=tiny_retinanet(num_classes=5), teacher=teacher, losses=crg)
+    assert head_losses(other_classes) == ()

@@ -74,12 +74,14 @@ def finished(path: Path) -> dict[str, Outcome]:
 
 def table(outcomes: list[Outcome], what: str) -> str:
     """The outcomes in markdown."""
-    lines = [f'| {what} | student | teacher | | strides paired | predictions compared |', '|---|---|---|---|---|---:|']
+    header = f'| {what} | student | teacher | | strides paired | predictions compared | losses of heads |'
+    lines = [header, '|---|---|---|---|---|---:|---|']
     for row in outcomes:
         says = STATES[row.state] + (f': {row.reason}' if row.reason else '')
         names = (row.family, stem(row.student, row.family), stem(row.teacher, row.family))
         counted = row.predictions if row.state == 'ok' else ''
-        cells = (*names, says.replace('|', '\\|'), ' '.join(map(str, row.strides)), str(counted))
+        heads = ' '.join(name.removesuffix('Loss') for name in row.heads)
+        cells = (*names, says.replace('|', '\\|'), ' '.join(map(str, row.strides)), str(counted), heads)
         lines.append(f'| {" | ".join(cells)} |')
     counts = {state: sum(row.state == state for row in outcomes) for state in STATES}
     lines += ['', f'{len(outcomes)}: ' + ', '.join(f'{n} {STATES[state]}' for state, n in counts.items() if n) + '.']
