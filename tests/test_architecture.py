@@ -21,11 +21,11 @@ ARROWS = {
     'packaged': set(),
     '__main__': {'packaged'},
     'distillers': {'registry', 'graph', 'necks', 'losses', 'checkpoints', 'packaged'},
-    'datasets': {'registry', 'checkpoints', 'findings'},
+    'datasets': {'registry', 'checkpoints', 'findings', 'packaged'},
     'visualization': {'graph'},
     'checking': {'registry', 'necks', 'distillers', 'datasets', 'findings', 'packaged', 'unwrapping'},
     'testing': {'losses', 'distillers'},
-    'writing': {'registry', 'distillers', 'losses', 'datasets', 'checkpoints', 'checking', 'findings'},
+    'writing': {'registry', 'distillers', 'losses', 'datasets', 'checkpoints', 'checking', 'findings', 'packaged'},
     'export': {'registry', 'distillers', 'datasets', 'checkpoints', 'plain'},
     'publishing': {'registry', 'distillers', 'datasets', 'checkpoints', 'export', 'plain'},
     'hooks': {
