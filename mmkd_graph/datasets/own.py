@@ -308,7 +308,7 @@ def _from_voc(source: Path, root: Path) -> OwnData:
     lists = root / 'ImageSets/Main'
     if not (lists / 'val.txt').is_file():
         raise ValueError(f'{str(lists)!r} has no val.txt; to name other files, {BY_HAND}')
-    names = (lists / 'train.txt').read_text(encoding='utf-8').split()
+    names = (lists / 'train.txt').read_text(encoding='utf-8').splitlines()  # as mmdet reads it
     classes: set[str] = set()
     empty = []
     for name in names:
