@@ -171,7 +171,7 @@ class Comparison:
         """Write a config of this comparison; returns its path."""
         path = self.work_dir / 'configs' / f'{label}.py'
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding='utf-8')
         return str(path)
 
     def finish(self, runs: Mapping[Any, Run], split: str) -> dict[Any, dict[str, Any]]:

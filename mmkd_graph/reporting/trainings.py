@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from mmkd_graph.distillers.teacher import model_of, resolve_model_config
 from mmkd_graph.engine.resuming import named_checkpoint
+from mmkd_graph.engine.runs import read_scalars
 from mmkd_graph.hooks.validations import read_validations
 from mmkd_graph.registry import type_name
 
@@ -108,11 +109,7 @@ def _read_logs(logs: Sequence[Path]) -> tuple[History, list[tuple[int, dict[str,
     validations: list[tuple[int, dict[str, float]]] = []
     for log in logs:
         now = 0
-        for line in log.read_text(encoding='utf-8').splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # the last line of a training that was killed while it wrote
-                continue
+        for row in read_scalars(log):
             # with log_processor.log_with_hierarchy the names have the mode in front
             row = {re.sub('^(train|val)/', '', k): v for k, v in row.items() if isinstance(v, (int, float))}
             if 'iter' in row:
