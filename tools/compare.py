@@ -90,6 +90,8 @@ def comparison(args: argparse.Namespace) -> Comparison:
     Raises:
         SuiteError: if it cannot be done.
     """
+    if 'randomness.seed' in args.cfg_options:
+        raise SuiteError('--cfg-options randomness.seed would be that of all runs; accepted: --seeds')
     own = suite = None
     if len(args.files) == 1 and is_suite(args.files[0]):
         suite = Suite.from_file(args.files[0])

@@ -122,7 +122,7 @@ class Comparison:
         names = ['student', *self.methods]
         boxes = [runs[name, seed].boxes(self.split) for name in names for seed in self.seeds]
         if None in boxes or not self.metric.endswith('bbox_mAP'):
-            self.notes.append('"by images" is empty: it is known of the boxes that CocoMetric keeps alone.')
+            self.notes.append('"by images" is empty: it needs the boxes that CocoMetric writes.')
             return
         first = boxes[0]
         drawn = 100 * resampled_ap(first.ann_file, [one.predictions for one in boxes], first.classes)
@@ -190,15 +190,20 @@ class Comparison:
             finally:
                 places.put(place)
             self.metric = self.metric or score.metric
+            if score.metric != self.metric:
+                self.warn(f'The metric of {run.work_dir.name} is `{score.metric}`, which the others do not have.')
             if score.empty:
-                note = f'{run.work_dir.name} detects nothing at all on {split}: its AP is 0.'
-                print(note, flush=True)
-                self.notes.append(note)
+                self.warn(f'{run.work_dir.name} detects nothing at all on {split}: its AP is 0.')
             return dict(ap=score.value, ap50=score.at_50, seconds=seconds)
 
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = {key: pool.submit(one, run) for key, run in runs.items()}
         return {key: future.result() for key, future in futures.items()}
+
+    def warn(self, note: str) -> None:
+        """Print a note of the numbers, and keep it for the report."""
+        print(note, flush=True)
+        self.notes.append(note)
 
     def report(self, results: Results, where: str) -> str:
         """The table, and how its numbers were made."""
