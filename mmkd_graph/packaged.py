@@ -70,5 +70,15 @@ def shipped(path: str | Path) -> str:
     return str(path if Path(path).is_file() or not (_MIM / path).is_file() else _MIM / path)
 
 
+def program(tool: str) -> list[str]:
+    """What follows ``python`` in the command of a tool: in a checkout its path there, else ``-m mmkd_graph``.
+
+    Example:
+        >>> program('test.py') in (['tools/test.py'], ['-m', 'mmkd_graph', 'test'])
+        True
+    """
+    return [f'tools/{tool}'] if TOOLS.is_symlink() else ['-m', 'mmkd_graph', tool.removesuffix('.py')]
+
+
 def _path(name: str) -> str:
     return str(_MIM / 'configs' / name.removeprefix(_SCOPE)) if name.startswith(_SCOPE) else name

@@ -30,7 +30,7 @@ ARROWS = {
     'publishing': {'registry', 'distillers', 'datasets', 'checkpoints', 'export', 'plain'},
     'hooks': {
         *('registry', 'graph', 'losses', 'distillers', 'checking', 'datasets'),
-        *('visualization', 'export', 'checkpoints', 'plain', 'unwrapping'),
+        *('visualization', 'export', 'checkpoints', 'packaged', 'plain', 'unwrapping'),
     },
     'engine': {
         *('registry', 'losses', 'distillers', 'checking', 'datasets'),

@@ -14,7 +14,7 @@ from mmkd_graph.checkpoints import is_address
 from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.datasets.own import NAMES, SPLITS, OwnData, find_data
 from mmkd_graph.findings import Finding
-from mmkd_graph.packaged import read_config
+from mmkd_graph.packaged import program, read_config
 from mmkd_graph.registry import type_name
 
 from .code import Code, assignment
@@ -63,7 +63,7 @@ def _train(path: Path | str, cfg: Config) -> str:
 
 
 def _command(tool: str, *arguments: str) -> str:
-    return shlex.join(['python', f'tools/{tool}', *arguments])
+    return shlex.join(['python', *program(tool), *arguments])
 
 
 def write_configs(
