@@ -36,7 +36,10 @@ ARROWS = {
         *('registry', 'losses', 'distillers', 'checking', 'datasets'),
         *('export', 'checkpoints', 'findings', 'packaged', 'unwrapping'),
     },
-    'reporting': {'registry', 'distillers', 'datasets', 'visualization', 'export', 'checkpoints', 'hooks', 'engine'},
+    'reporting': {
+        *('registry', 'distillers', 'checking', 'datasets', 'visualization'),
+        *('export', 'checkpoints', 'findings', 'hooks', 'engine'),
+    },
 }
 
 
