@@ -6,8 +6,9 @@ import functools
 import os
 import queue
 import statistics
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,8 @@ class Comparison:
         return str(path)
 
     def finish(self, runs: Mapping[Any, Run], split: str) -> dict[Any, dict[str, Any]]:
-        """Train and evaluate some runs, ``jobs`` of them at a time."""
+        """Train and evaluate some runs, ``jobs`` of them at a time; after one that fails, no other begins."""
+        failed = threading.Event()
         places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for place in gpus(self.jobs):
             places.put(place)
@@ -183,10 +185,15 @@ class Comparison:
         def one(run: Run) -> dict[str, Any]:
             place = places.get()
             try:
+                if failed.is_set():
+                    raise CancelledError
                 run = replace(run, environment={**run.environment, **place}) if place else run
                 run.train()
                 score = run.score(split)
                 seconds = run.seconds_per_iteration()
+            except BaseException:
+                failed.set()
+                raise
             finally:
                 places.put(place)
             self.metric = self.metric or score.metric

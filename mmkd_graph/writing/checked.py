@@ -20,7 +20,7 @@ def check_written(written: Written, device: str | None = None) -> Iterator[Findi
     """What :func:`mmkd_graph.checking.check_config` says of the distillation.
 
     While the teacher is not trained, its heads are compared with the data; it is not scored, and of the losses only
-    failures are told, as their values say nothing.
+    failures are reported, as their values say nothing.
     """
     cfg = read_config(written.distillation)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
