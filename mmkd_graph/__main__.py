@@ -43,7 +43,7 @@ def main() -> None:
         end(f'there are no tools in {TOOLS}, where a checkout has links and an installed package has files')
     name, *arguments = sys.argv[1:] or ['--help']
     if name in ('-h', '--help'):
-        print('usage: python -m mmkd_graph TOOL [argument ...]; TOOL --help tells more\n')
+        print('usage: python -m mmkd_graph TOOL [argument ...]; TOOL --help lists its options\n')
         width = max(map(len, tools))
         print('\n'.join(f'  {name:<{width}}  {summary(path)}' for name, path in tools.items()))
         return

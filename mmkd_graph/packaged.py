@@ -5,6 +5,7 @@ Importing this imports nothing but the standard library.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ _MIM = Path(__file__).resolve().parent / '.mim'
 _SCOPE = 'mmkd_graph::'
 TOOLS = _MIM / 'tools'
 """The programs, also ``python -m mmkd_graph TOOL``."""
+_READING = threading.RLock()
+"""Comparisons read configs in several threads."""
 
 
 def read_config(config: str | Path) -> Config:
@@ -49,21 +52,32 @@ def own_configs() -> Iterator[None]:
     """
     from mmengine.config import Config
 
-    find = Config._get_cfg_path
+    with _READING:
+        find = Config._get_cfg_path
 
-    def find_own(path: str, filename: str) -> tuple[str, str | None]:
-        return (_path(path), None) if path.startswith(_SCOPE) else find(path, filename)
+        def find_own(path: str, filename: str) -> tuple[str, str | None]:
+            return (_path(path), None) if path.startswith(_SCOPE) else find(path, filename)
 
-    Config._get_cfg_path = staticmethod(find_own)
-    try:
-        yield
-    finally:
-        Config._get_cfg_path = staticmethod(find)
+        Config._get_cfg_path = staticmethod(find_own)
+        try:
+            yield
+        finally:
+            Config._get_cfg_path = staticmethod(find)
 
 
 def shipped(path: str | Path) -> str:
     """A path such as ``configs/demo/…`` or ``tools/…``, or where the package has that file if there is none here."""
     return str(path if Path(path).is_file() or not (_MIM / path).is_file() else _MIM / path)
+
+
+def program(tool: str) -> list[str]:
+    """What follows ``python`` in the command of a tool: in a checkout its path there, else ``-m mmkd_graph``.
+
+    Example:
+        >>> program('test.py') in (['tools/test.py'], ['-m', 'mmkd_graph', 'test'])
+        True
+    """
+    return [f'tools/{tool}'] if TOOLS.is_symlink() else ['-m', 'mmkd_graph', tool.removesuffix('.py')]
 
 
 def _path(name: str) -> str:

@@ -21,22 +21,25 @@ ARROWS = {
     'packaged': set(),
     '__main__': {'packaged'},
     'distillers': {'registry', 'graph', 'necks', 'losses', 'checkpoints', 'packaged'},
-    'datasets': {'registry', 'checkpoints', 'findings'},
+    'datasets': {'registry', 'checkpoints', 'findings', 'packaged'},
     'visualization': {'graph'},
     'checking': {'registry', 'necks', 'distillers', 'datasets', 'findings', 'packaged', 'unwrapping'},
     'testing': {'losses', 'distillers'},
-    'writing': {'registry', 'distillers', 'losses', 'datasets', 'checkpoints', 'checking', 'findings'},
+    'writing': {'registry', 'distillers', 'losses', 'datasets', 'checkpoints', 'checking', 'findings', 'packaged'},
     'export': {'registry', 'distillers', 'datasets', 'checkpoints', 'plain'},
     'publishing': {'registry', 'distillers', 'datasets', 'checkpoints', 'export', 'plain'},
     'hooks': {
         *('registry', 'graph', 'losses', 'distillers', 'checking', 'datasets'),
-        *('visualization', 'export', 'checkpoints', 'plain', 'unwrapping'),
+        *('visualization', 'export', 'checkpoints', 'packaged', 'plain', 'unwrapping'),
     },
     'engine': {
         *('registry', 'losses', 'distillers', 'checking', 'datasets'),
         *('export', 'checkpoints', 'findings', 'packaged', 'unwrapping'),
     },
-    'reporting': {'registry', 'distillers', 'datasets', 'visualization', 'export', 'checkpoints', 'hooks', 'engine'},
+    'reporting': {
+        *('registry', 'distillers', 'checking', 'datasets', 'visualization'),
+        *('export', 'checkpoints', 'findings', 'hooks', 'engine'),
+    },
 }
 
 

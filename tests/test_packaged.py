@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,21 @@ def test_it_starts_as_fast_as_the_standard_library_allows() -> None:
 def test_links_of_the_checkout_lead_to_it() -> None:
     assert TOOLS.samefile(ROOT / 'tools') and (packaged._MIM / 'configs').samefile(ROOT / 'configs')
     assert (packaged._MIM / 'model-index.yml').samefile(ROOT / 'model-index.yml')
+
+
+def test_configs_are_read_in_several_threads() -> None:
+    """As those of a comparison are; mmengine finds its own configs afterwards as it did before."""
+    before, interval = Config._get_cfg_path, sys.getswitchinterval()
+
+    def enter(_: int) -> bool:
+        with packaged.own_configs():
+            time.sleep(0)
+            return Config._get_cfg_path('mmkd_graph::x.py', '')[1] is None
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(enter, range(400)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert Config._get_cfg_path is before

@@ -30,7 +30,7 @@ if __name__ == '__main__':
     start()
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 from mmkd_graph.engine.comparing import Comparison
@@ -40,7 +40,7 @@ from mmkd_graph.engine.own_comparison import SEEDS, OwnComparison
 from mmkd_graph.engine.own_configs import OwnConfigs
 from mmkd_graph.engine.runs import RunFailed, interruptible
 from mmkd_graph.engine.suites import Suite, SuiteError
-from mmkd_graph.packaged import shipped
+from mmkd_graph.packaged import read_config, shipped
 from mmkd_graph.visualization.gains import draw_gains
 
 
@@ -90,6 +90,8 @@ def comparison(args: argparse.Namespace) -> Comparison:
     Raises:
         SuiteError: if it cannot be done.
     """
+    if 'randomness.seed' in args.cfg_options:
+        raise SuiteError('--cfg-options randomness.seed would be that of all runs; accepted: --seeds')
     own = suite = None
     if len(args.files) == 1 and is_suite(args.files[0]):
         suite = Suite.from_file(args.files[0])
@@ -115,7 +117,7 @@ def is_suite(path: Path) -> bool:
     if not Path(shipped(path)).is_file():
         return True
     try:
-        return 'model' not in Config.fromfile(shipped(path))
+        return 'model' not in read_config(shipped(path))
     except Exception:  # said where it is read
         return False
 

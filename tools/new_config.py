@@ -58,7 +58,7 @@ def main() -> int:
             args.force,
             command,
         )
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
+    except (OSError, ValueError) as error:
         fail(' '.join(str(error).split()))
     for path, what, was_there in written.files:
         print(f'{"is there" if was_there else "written":<8} {path}: {what}')

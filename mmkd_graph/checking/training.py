@@ -119,7 +119,7 @@ def _guarded(key: str, part: Callable[..., Iterable[Finding]], *args: Any, **opt
 
 def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) -> Iterator[Finding]:
     key, size = 'train_dataloader.dataset', batch_size(train)
-    # A runner tells where the training is; some models ask (YOLOX for its batches' sizes, TOOD for its assigner).
+    # A runner publishes where the training is; some models read it (YOLOX for its batch sizes, TOOD for its assigner).
     length = {name: (cfg.get('train_cfg') or {}).get(name) or 1 for name in ('max_epochs', 'max_iters')}
     MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, **length))
     begin = time.perf_counter()

@@ -18,6 +18,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mmkd_graph.findings import WARNING, Finding
+from mmkd_graph.packaged import read_config
 
 from .coco_files import no_garbage_collection
 from .metainfo import config_classes
@@ -124,7 +125,7 @@ def from_config(path: Path) -> OwnData:
         ValueError: if neither is there, or what is there is no single set in COCO's or VOC's format.
     """
     try:
-        cfg = Config.fromfile(path)
+        cfg = read_config(path)
     except Exception as error:  # a config is Python: anything can be wrong in it
         raise ValueError(f'{str(path)!r} could not be read: {type(error).__name__}: {error}') from error
     given = [name for name in NAMES if name in cfg]
@@ -307,7 +308,7 @@ def _from_voc(source: Path, root: Path) -> OwnData:
     lists = root / 'ImageSets/Main'
     if not (lists / 'val.txt').is_file():
         raise ValueError(f'{str(lists)!r} has no val.txt; to name other files, {BY_HAND}')
-    names = (lists / 'train.txt').read_text(encoding='utf-8').split()
+    names = (lists / 'train.txt').read_text(encoding='utf-8').splitlines()  # as mmdet reads it
     classes: set[str] = set()
     empty = []
     for name in names:

@@ -6,8 +6,9 @@ import functools
 import os
 import queue
 import statistics
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ class Comparison:
         names = ['student', *self.methods]
         boxes = [runs[name, seed].boxes(self.split) for name in names for seed in self.seeds]
         if None in boxes or not self.metric.endswith('bbox_mAP'):
-            self.notes.append('"by images" is empty: it is known of the boxes that CocoMetric keeps alone.')
+            self.notes.append('"by images" is empty: it needs the boxes that CocoMetric writes.')
             return
         first = boxes[0]
         drawn = 100 * resampled_ap(first.ann_file, [one.predictions for one in boxes], first.classes)
@@ -171,11 +172,12 @@ class Comparison:
         """Write a config of this comparison; returns its path."""
         path = self.work_dir / 'configs' / f'{label}.py'
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding='utf-8')
         return str(path)
 
     def finish(self, runs: Mapping[Any, Run], split: str) -> dict[Any, dict[str, Any]]:
-        """Train and evaluate some runs, ``jobs`` of them at a time."""
+        """Train and evaluate some runs, ``jobs`` of them at a time; after one that fails, no other begins."""
+        failed = threading.Event()
         places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for place in gpus(self.jobs):
             places.put(place)
@@ -183,22 +185,32 @@ class Comparison:
         def one(run: Run) -> dict[str, Any]:
             place = places.get()
             try:
+                if failed.is_set():
+                    raise CancelledError
                 run = replace(run, environment={**run.environment, **place}) if place else run
                 run.train()
                 score = run.score(split)
                 seconds = run.seconds_per_iteration()
+            except BaseException:
+                failed.set()
+                raise
             finally:
                 places.put(place)
             self.metric = self.metric or score.metric
+            if score.metric != self.metric:
+                self.warn(f'The metric of {run.work_dir.name} is `{score.metric}`, which the others do not have.')
             if score.empty:
-                note = f'{run.work_dir.name} detects nothing at all on {split}: its AP is 0.'
-                print(note, flush=True)
-                self.notes.append(note)
+                self.warn(f'{run.work_dir.name} detects nothing at all on {split}: its AP is 0.')
             return dict(ap=score.value, ap50=score.at_50, seconds=seconds)
 
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = {key: pool.submit(one, run) for key, run in runs.items()}
         return {key: future.result() for key, future in futures.items()}
+
+    def warn(self, note: str) -> None:
+        """Print a note of the numbers, and keep it for the report."""
+        print(note, flush=True)
+        self.notes.append(note)
 
     def report(self, results: Results, where: str) -> str:
         """The table, and how its numbers were made."""

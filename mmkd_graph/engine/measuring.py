@@ -71,5 +71,5 @@ def write_report(stem: Path, text: str, content: Any) -> None:
     """Print a report in markdown, and write it and the numbers behind it: ``<stem>.md`` and ``<stem>.json``."""
     print(f'\n{text}')
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix('.md').write_text(text)
+    stem.with_suffix('.md').write_text(text, encoding='utf-8')
     stem.with_suffix('.json').write_text(json.dumps(content, indent=1))

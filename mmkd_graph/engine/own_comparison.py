@@ -57,9 +57,7 @@ class OwnComparison(Comparison):
                 except RunFailed as error:  # any detector on any data
                     problem = f'it could not be evaluated: {" ".join(str(error).split())}'
             if problem:
-                note = f'No row of {label}: {problem}.'
-                print(note, flush=True)
-                self.notes.append(note)
+                self.warn(f'No row of {label}: {problem}.')
         return found
 
     def prepare(self) -> None:

@@ -23,6 +23,7 @@ from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.packaged import TOOLS, read_config
 
 from .interrupts import ended_by_signals
+from .resuming import named_checkpoint
 from .scores import Score, coco_metric, score
 
 _PROGRESS = re.compile(
@@ -37,7 +38,7 @@ _MEMORY = {
     'MALLOC_TOP_PAD_': str(256 << 20),
 }
 _LAST_WORDS = 60.0
-"""Seconds that a process is given to end by itself when it is told to."""
+"""Seconds that a process has to end after SIGTERM."""
 
 _children: set[subprocess.Popen] = set()
 _ending = False
@@ -101,13 +102,12 @@ class Run:
         Raises:
             RunFailed: if it has left none.
         """
-        try:
-            return self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
-        except FileNotFoundError as error:
-            raise RunFailed(
-                f'the training of {self.config} has left no checkpoint in {self.work_dir}: set '
-                'default_hooks.checkpoint=dict(save_last=True) and no out_dir'
-            ) from error
+        if named := named_checkpoint(self.work_dir):
+            return self.work_dir / Path(named).name
+        raise RunFailed(
+            f'the training of {self.config} has left no checkpoint in {self.work_dir}: set '
+            'default_hooks.checkpoint=dict(save_last=True) and no out_dir'
+        )
 
     def train(self) -> None:
         """Train, going on from the last checkpoint; returns at once if the training is complete.
@@ -167,17 +167,17 @@ class Run:
 
     def seconds_per_iteration(self) -> float | None:
         """Median over the training log's lines of the time of one iteration, data loading included; None without."""
-        times = [line['time'] for line in self.scalars() if 'loss' in line]
+        times = [line['time'] for line in self.scalars() if 'loss' in line and 'time' in line]
         return statistics.median(times) if times else None
 
     def scalars(self) -> list[dict[str, float]]:
         """The training's logged scalars, over all interruptions."""
         files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
-        return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+        return [row for path in files for row in read_scalars(path)]
 
     def summary(self) -> list[str]:
         """The last lines of the finished training; none of a training that is no distillation."""
-        found = _SUMMARY.findall((self.work_dir / 'train.log').read_text())
+        found = _SUMMARY.findall((self.work_dir / 'train.log').read_text(encoding='utf-8'))
         return [line.strip() for line in found[-1].splitlines()] if found else []
 
     def _claim(self) -> None:
@@ -208,13 +208,13 @@ class Run:
             config = write_config(config, options, self.work_dir / 'configs' / name)
         command = [sys.executable, str(TOOLS / script), str(config), *arguments]
         log = self.work_dir / f'{name}.log'
-        with log.open('a', buffering=1) as sink:
+        with log.open('a', buffering=1, encoding='utf-8') as sink:
             sink.write(f'$ {shlex.join(command)}\n')
             process = None
             try:
                 environment = {**_MEMORY, **os.environ, **self.environment}
-                pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-                process = subprocess.Popen(command, text=True, env=environment, **pipes)
+                pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace')
+                process = subprocess.Popen(command, env=environment, **pipes)
                 _children.add(process)
                 if _ending:  # in another thread than the one that was interrupted
                     process.terminate()
@@ -240,7 +240,7 @@ class Run:
             finally:
                 _children.discard(process)
         if code:
-            tail = ''.join(log.read_text().splitlines(keepends=True)[-12:])
+            tail = ''.join(log.read_text(encoding='utf-8').splitlines(keepends=True)[-12:])
             raise RunFailed(f'{script} of {self.config} ended with exit code {code}; its log is {log}:\n{tail}')
 
 
@@ -288,8 +288,27 @@ def write_config(config: str | Path, options: Mapping[str, Any], folder: Path) -
     return path
 
 
+def read_scalars(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``scalars.json``; without one that a killed training has left half written."""
+    rows = []
+    for line in path.read_text(encoding='utf-8').splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
 def read_metrics(folder: Path) -> dict[str, float]:
-    """The metrics that the last ``test.py`` left in its work dir."""
-    newest = max(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
+    """The metrics that the last ``test.py`` left in its work dir.
+
+    Raises:
+        RunFailed: if there are none.
+    """
+    written = sorted(folder.glob('*/[0-9]*.json'), key=lambda path: path.stat().st_mtime)
+    if not written:
+        raise RunFailed(f'{folder}: no metrics were written; accepted: default_hooks.logger=dict(type=LoggerHook)')
     # log_processor.log_with_hierarchy puts the split before each name
-    return {name.removeprefix('test/'): value for name, value in json.loads(newest.read_text()).items()}
+    return {
+        name.removeprefix('test/'): value for name, value in json.loads(written[-1].read_text(encoding='utf-8')).items()
+    }

@@ -59,7 +59,7 @@ class Suite:
 
         path = shipped(path)
         need(Path(path).is_file(), 'no such suite')
-        content = Config.fromfile(path).to_dict()
+        content = read_config(path).to_dict()
         names = {one.name for one in fields(cls)}
         unknown, missing = sorted(content.keys() - names), sorted({'teacher', 'student', 'methods'} - content.keys())
         need(not unknown, f'{", ".join(unknown)}; accepted: {", ".join(sorted(names))}')

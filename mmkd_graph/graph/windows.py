@@ -8,9 +8,9 @@ of C channels and L = p² cells gives C unit rows :math:`\tilde S \in R^{C \time
 - :math:`M = D^{-1/2} W D^{-1/2}` with the degrees :math:`D`; :math:`I - M` is the normalised Laplacian.
 
 With the degrees' roots :math:`\hat u \propto D^{1/2} 1`, of length 1, is :math:`M = \hat u \hat u^T + Y Y^T`, where
-:math:`Y \in R^{C \times L}` are the rows, centred and divided by the roots : :math:`\hat u` is
-the trivial eigenvector, of eigenvalue 1, and everything else follows from matrices of L × L, without one of C × C and
-without an iterative solver.
+:math:`Y \in R^{C \times L}` are the rows, centred and divided by the roots: :math:`\hat u` is the trivial eigenvector,
+of eigenvalue 1, and everything else follows from matrices of L × L, without one of C × C and without an iterative
+solver.
 """
 
 from typing import NamedTuple
@@ -179,7 +179,7 @@ def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
     # graphs are nearly equal, and û_Sᵀ Y_S = 0 leaves û_SᵀΔ = -aᵀ.
     (student_root, student), (root, teacher) = _factor(student), _factor(teacher)
     delta = student - teacher
-    gram, own, moved = _gram(teacher), _gram(delta), delta.mT @ teacher
+    gram, own, moved = teacher.mT @ teacher, _gram(delta), delta.mT @ teacher
     both, away = gram + moved, teacher.mT @ (student_root - root)
     squared = both.mT @ own @ both + 2 * both.mT @ moved @ moved + moved.mT @ gram @ moved
     squared = squared + away @ (away - 2 * gram @ away).mT

@@ -16,13 +16,13 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmkd_graph.checking.accuracy import average_precision
 from mmkd_graph.checkpoints import is_address
+from mmkd_graph.packaged import TOOLS, program
 from mmkd_graph.registry import HOOKS
 
 from .student_export_hook import StudentExportHook
 from .validations import Validation, read_validations
 
 TITLE = 'The distilled student:'
-_TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 _CHANGES = ('--cfg-options', '--amp', '--auto-scale-lr')
 """Options that make another config of the one that is named beside them."""
 
@@ -52,7 +52,8 @@ def summary(runner: Runner) -> list[str]:
     """The lines."""
     config = _config(runner)
     lines, best = _metrics(runner)
-    if lines and (check := _tool('check.py', config)):
+    if lines:
+        check = _tool('check.py', config)
         lines.append(f'the teacher: not measured by a training; scored on validation images by: {check}')
     info = runner.message_hub.runtime_info
     last = _there(runner, info.get('last_ckpt'))
@@ -65,15 +66,13 @@ def summary(runner: Runner) -> list[str]:
         weights = Path(runner.work_dir, export.filename)
         plain = weights.with_suffix('.py')
         lines.append(f'plain student for mmdet, the last weights: {_shown(weights)} with {_shown(plain)}')
-    if test := _tool('test.py', config, tested):
-        lines.append(f'test: {test}')
+    lines.append(f'test: {_tool("test.py", config, tested)}')
     exported = plain is not None and tested == last
     if theirs := _mmdet_test(plain or config, weights if exported else tested):
         # mmengine of 2025 and before reads a training checkpoint with newer versions of torch only so
         trust = '' if exported else 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 '
         lines.append(f"test with mmdet's own tool: {trust}{theirs}")
-    if compare := _tool('compare.py', config):
-        lines.append(f'gain over the student alone: {compare}')
+    lines.append(f'gain over the student alone: {_tool("compare.py", config)}')
     return lines
 
 
@@ -150,10 +149,10 @@ def _config(runner: Runner) -> str:
     return os.path.join(runner.work_dir, os.path.basename(given) if given else f'{runner.timestamp}.py')
 
 
-def _tool(name: str, *arguments: str) -> str | None:
-    """The command of a program of the checkout; None where the package was installed without it."""
-    path = _TOOLS / name
-    return shlex.join(['python', _shown(path), *map(_shown, arguments)]) if path.is_file() else None
+def _tool(name: str, *arguments: str) -> str:
+    """The command of a tool of this package, as it is given from here."""
+    words = [_shown(TOOLS.resolve() / name)] if TOOLS.is_symlink() else program(name)
+    return shlex.join(['python', *words, *map(_shown, arguments)])
 
 
 def _mmdet_test(*arguments: str | Path) -> str | None:

@@ -12,10 +12,11 @@ import numpy as np
 from mmkd_graph.checkpoints import is_address
 from mmkd_graph.distillers.teacher import model_of
 from mmkd_graph.export import student_model
+from mmkd_graph.findings import one_line
 
 from . import figures
 from .detections import Accuracy, Images, Matches, Predictions, accuracies, match, predict
-from .page import Page, Picture, one_line, svg, uri
+from .page import Page, Picture, svg, uri
 from .panels import Panels
 from .trainings import ALONE, DISTILLED, TEACHER, ReportError, Training
 

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from numpy.typing import NDArray
 
 from mmkd_graph.checkpoints import weights_only
+from mmkd_graph.datasets.seeding import seed_generators
 from mmkd_graph.distillers import GraphDistiller, gradient_norms
 from mmkd_graph.distillers.rng import preserved_rng
 from mmkd_graph.registry import MODELS, type_name
@@ -75,11 +76,12 @@ def gradient_shares(config: Config, state: Mapping[str, Any], device: str) -> di
         Exception: whatever prevents a training from being built again: teacher, data set.
     """
     with preserved_rng():
-        torch.manual_seed(0)
+        seed_generators(0, devices=True)
         model: GraphDistiller = MODELS.build(copy.deepcopy(config.model))
         model.load_state_dict(state)
         model.to(device).train()
         loader = dict(config.train_dataloader, num_workers=0, persistent_workers=False)
+        loader.pop('prefetch_factor', None)  # torch refuses it without workers
         with contextlib.redirect_stdout(io.StringIO()):  # of pycocotools
             batches = Runner.build_dataloader(loader, seed=0)
         batch = next(iter(batches))

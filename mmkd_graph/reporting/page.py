@@ -107,8 +107,3 @@ def svg(figure: Figure) -> str:
 def uri(content: bytes, kind: str) -> str:
     """The data URI of an image file."""
     return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return f'{type(error).__name__}: {error}'.splitlines()[0]

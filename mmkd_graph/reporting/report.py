@@ -45,7 +45,7 @@ def make_report(
         show: how many of these are shown.
         which: checkpoints that are run, ``'best'`` (the last one where there is no best one) or ``'last'``.
         device: where the models run.
-        say: is told what is being done.
+        say: gets a line for every model that is run.
 
     Returns:
         What the page says.

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkd_graph.checkpoints import is_address
+from mmkd_graph.findings import one_line
 from mmkd_graph.visualization import plot_losses
 
 from . import figures
 from .gradients import gradient_shares, loss_weights, read_state
-from .page import Page, Picture, one_line, svg, uri
+from .page import Page, Picture, svg, uri
 from .trainings import ALONE, TEACHER, Training, main_metric
 
 

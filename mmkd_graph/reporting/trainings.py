@@ -11,8 +11,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkd_graph.checking.accuracy import average_precision
 from mmkd_graph.distillers.teacher import model_of, resolve_model_config
 from mmkd_graph.engine.resuming import named_checkpoint
+from mmkd_graph.engine.runs import read_scalars
 from mmkd_graph.hooks.validations import read_validations
 from mmkd_graph.registry import type_name
 
@@ -20,9 +22,6 @@ History = dict[str, list[list[float]]]
 """(iteration, value) pairs by name, ascending."""
 
 DISTILLED, ALONE, TEACHER, OTHER = 'distilled student', 'student alone', 'teacher', 'another, in the curves alone'
-
-_AP = (r'(.*/)?bbox_mAP', r'(.*/)?mAP', r'.*mAP.*')
-"""What the main metric of a validation is called, the first that fits: COCO's, VOC's, others'."""
 
 
 class ReportError(ValueError):
@@ -108,11 +107,7 @@ def _read_logs(logs: Sequence[Path]) -> tuple[History, list[tuple[int, dict[str,
     validations: list[tuple[int, dict[str, float]]] = []
     for log in logs:
         now = 0
-        for line in log.read_text(encoding='utf-8').splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # the last line of a training that was killed while it wrote
-                continue
+        for row in read_scalars(log):
             # with log_processor.log_with_hierarchy the names have the mode in front
             row = {re.sub('^(train|val)/', '', k): v for k, v in row.items() if isinstance(v, (int, float))}
             if 'iter' in row:
@@ -141,13 +136,9 @@ def _iterations(folder: Path, validations: Sequence[tuple[int, Any]]) -> list[in
 
 
 def main_metric(trainings: Sequence[Training]) -> str | None:
-    """The name of the AP that the validations of the first training gave; None without validations."""
-    for pattern in _AP:
-        for training in trainings:
-            for name in training.metrics:
-                if re.fullmatch(pattern, name):
-                    return name
-    return None
+    """The average precision that the validations gave, else their first metric; None without validations."""
+    names = [name for training in trainings for name in training.metrics]
+    return average_precision(names) or next(iter(names), None)
 
 
 def with_roles(trainings: Sequence[Training]) -> list[Training]:

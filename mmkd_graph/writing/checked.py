@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmkd_graph.checking import FAIL, OK, WARNING, Finding, check_config
@@ -12,6 +11,7 @@ from mmkd_graph.checking.classes import head_classes
 from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.distillers.teacher import build_detector
 from mmkd_graph.findings import one_line
+from mmkd_graph.packaged import read_config
 
 from .configs import Written
 
@@ -20,9 +20,9 @@ def check_written(written: Written, device: str | None = None) -> Iterator[Findi
     """What :func:`mmkd_graph.checking.check_config` says of the distillation.
 
     While the teacher is not trained, its heads are compared with the data; it is not scored, and of the losses only
-    failures are told, as their values say nothing.
+    failures are reported, as their values say nothing.
     """
-    cfg = Config.fromfile(written.distillation)
+    cfg = read_config(written.distillation)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     if not written.trains_teacher:
         yield from check_config(cfg, device=device)
@@ -39,7 +39,7 @@ def check_written(written: Written, device: str | None = None) -> Iterator[Findi
 
 def _teacher_heads(path: str) -> Iterator[Finding]:
     """Whether the teacher can be built, and has as many classes as the data that it will be trained on."""
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     names = config_classes((cfg.get('train_dataloader') or {}).get('dataset')) or ()
     try:
         heads = head_classes(build_detector(cfg, 'teacher.config'))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmkd_graph.checkpoints import is_address
 from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.datasets.own import NAMES, SPLITS, OwnData, find_data
 from mmkd_graph.findings import Finding
+from mmkd_graph.packaged import program, read_config
 from mmkd_graph.registry import type_name
 
 from .code import Code, assignment
@@ -45,19 +47,23 @@ class Written:
 
     def commands(self) -> list[str]:
         """What to run next, in order."""
-        cfg = Config.fromfile(self.distillation)
+        cfg = read_config(self.distillation)
         path = self.distillation.as_posix()
         last = Source(path, cfg).last_checkpoint() or f'{work_dir(path, cfg)}/NAME.pth'
         first = []
         if self.trains_teacher:
-            first = [_train(self.teacher, Config.fromfile(self.teacher)), f'python tools/check.py {path}']
-        return [*first, _train(path, cfg), f'python tools/test.py {path} {last}']
+            first = [_train(self.teacher, read_config(self.teacher)), _command('check.py', path)]
+        return [*first, _train(path, cfg), _command('test.py', path, last)]
 
 
 def _train(path: Path | str, cfg: Config) -> str:
     """The command of a training; learning rates of the zoo are those of its number of GPUs."""
     scaled = 'base_batch_size' in (cfg.get('auto_scale_lr') or {})
-    return f'python tools/train.py {path}' + (' --auto-scale-lr' if scaled else '')
+    return _command('train.py', str(path), *(['--auto-scale-lr'] if scaled else []))
+
+
+def _command(tool: str, *arguments: str) -> str:
+    return shlex.join(['python', *program(tool), *arguments])
 
 
 def write_configs(

@@ -57,7 +57,7 @@ class Source:
 
     def weights(self) -> str | None:
         """Where mmdet publishes the weights of this very config; None if it does not."""
-        if self.is_local:
+        if self.is_local or self.name.startswith('mmkd_graph::'):
             return None
         try:
             return get_config(self.name, pretrained=True).get('model_path')
@@ -101,12 +101,13 @@ def find_config(name: str, role: str) -> Source:
         near = _like(name, there) or _like(name, _zoo())
         accepted = '' if near else "; accepted: a path, or 'mmdet::family/name.py'"
         raise FileNotFoundError(f'{role}={name!r}: no such file (working directory {os.getcwd()}){near}{accepted}')
-    elif Config._is_lazy_import(name):
+    cfg = read_config(name, role)
+    if '::' not in name and Config._is_lazy_import(name):
         raise ValueError(
             f'{role}={name!r} is a pure Python config, which no config that is written here can have as its base; '
             'write the distillation as docs/design.md says'
         )
-    return Source(name, read_config(name, role))
+    return Source(name, cfg)
 
 
 def _zoo() -> dict[str, str]:

@@ -129,6 +129,15 @@ def test_folders_of_coco_itself(tmp_path):
     assert not find_data(tmp_path).has_masks()
 
 
+def test_voc_names_with_blanks(tmp_path):
+    for folder in ('ImageSets/Main', 'Annotations'):
+        (tmp_path / folder).mkdir(parents=True)
+    for split in ('train', 'val'):
+        (tmp_path / f'ImageSets/Main/{split}.txt').write_text(f'{split} 1\n')
+        (tmp_path / f'Annotations/{split} 1.xml').write_text('<a><object><name>big cat</name></object></a>')
+    assert find_data(tmp_path).classes == ('big cat',)
+
+
 @pytest.mark.parametrize(
     ('files', 'message'),
     [

@@ -159,6 +159,7 @@ work_dir = sys.argv[sys.argv.index('--work-dir') + 1]
 part = os.path.join(work_dir, 'part')
 open(part, 'w').write(json.dumps(dict(argv=sys.argv, pid=os.getpid())))
 os.rename(part, os.path.join(work_dir, 'called.json'))
+sys.stdout.buffer.write(b'caf\\xe9\\n')
 time.sleep(float(os.environ.get('SLEEP', 0)))
 """
     )
@@ -211,6 +212,18 @@ def test_a_terminated_driver_takes_its_trainings_with_it(
         with pytest.raises(ProcessLookupError):
             os.kill(json.loads(path.read_text())['pid'], 0)
     assert not (started[2].work_dir / 'trained').exists()
+
+
+def test_what_a_killed_training_has_left_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / '1' / 'vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text('{"loss": 1.0, "time": 2.0}\n{"loss": 1.0}\n{"loss": 1.0, "ti')
+    assert Run('config.py', tmp_path).seconds_per_iteration() == 2.0
+
+
+def test_an_evaluation_without_metrics_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match='no metrics were written'):
+        runs.read_metrics(tmp_path)
 
 
 def test_the_last_lines_of_a_distillation_are_found_in_its_log(tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ def test_distances_are_never_negative_and_finite(seed, scale, near, shape):
     assert s.grad.isfinite().all()
 
 
+@pytest.mark.parametrize('distance', [edge_distance, spectral_distance])
+def test_gradients_of_both_graphs_are_those_of_the_distance(distance):
+    rows = [unit_rows(cut_windows(smooth(seed, 5, (2, 2), torch.float64), 2)).requires_grad_() for seed in (1, 2)]
+    assert torch.autograd.gradcheck(distance, rows)
+
+
 def test_a_constant_window_has_no_structure():
     rows = unit_rows(cut_windows(torch.ones(1, 8, 4, 4), 4))
     _, energy = spectral_distance(rows, rows)

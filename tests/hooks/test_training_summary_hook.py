@@ -14,7 +14,8 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmkd_graph.hooks import StudentExportHook, TrainingSummaryHook
+from mmkd_graph import packaged
+from mmkd_graph.hooks import StudentExportHook, TrainingSummaryHook, training_summary_hook
 from mmkd_graph.hooks.training_summary_hook import summary
 
 
@@ -98,6 +99,15 @@ def test_nothing_is_said_that_is_not_known(runner: SimpleNamespace) -> None:
     Path('work/validated.json').write_text(json.dumps(noted_later))
     runner.message_hub.runtime_info['best_score'] = 0.75
     assert summary(runner)[0] == 'acc: best 0.7500, last 0.5000 at iteration 4'
+
+
+def test_an_installed_package_names_its_own_tools(
+    runner: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'tools').mkdir()
+    for module in (packaged, training_summary_hook):
+        monkeypatch.setattr(module, 'TOOLS', tmp_path / 'tools')
+    assert summary(runner)[-1].endswith('student alone: python -m mmkd_graph compare distilled.py')
 
 
 @pytest.mark.parametrize('words', [['--cfg-options', 'x=1'], ['--cfg-options=x=1'], ['--amp']])

@@ -70,6 +70,8 @@ def test_cut_lines_and_names_with_their_mode_are_read(tmp_path):
     found = read_training(tmp_path)
     assert found.terms == {'loss': [[5, 3.0]]} and found.metrics == {'pascal_voc/mAP': [[5, 0.5]]}
     assert main_metric([found]) == 'pascal_voc/mAP'
+    assert main_metric([Training(tmp_path, Config(), {}, {'lvis/bbox_AP': [[5, 0.5]]})]) == 'lvis/bbox_AP'
+    assert main_metric([Training(tmp_path, Config(), {}, {})]) is None
 
 
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path):

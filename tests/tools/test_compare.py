@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from mmkd_graph.engine import comparing
 from mmkd_graph.engine.gains import interval, table
-from mmkd_graph.engine.runs import Boxes
+from mmkd_graph.engine.runs import Boxes, RunFailed
 from mmkd_graph.engine.scores import Score
 from mmkd_graph.engine.suites import Suite, untried
 from mmkd_graph.registry import MODELS
@@ -110,6 +111,38 @@ def test_an_unknown_method_is_refused(compare, suite: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         compare.parse_args([str(suite), '--methods', 'crg', 'cgr'])
     assert '--methods cgr; accepted: crg, own' in capsys.readouterr().err
+
+
+def test_a_seed_of_all_runs_is_refused(compare, suite: Path, capsys: pytest.CaptureFixture) -> None:
+    """The students would be as equal as if no seed mattered, and in other comparisons not be paired."""
+    with pytest.raises(SystemExit):
+        compare.parse_args([str(suite), '--cfg-options', 'randomness.seed=3'])
+    assert '--cfg-options randomness.seed would be that of all runs; accepted: --seeds' in capsys.readouterr().err
+
+
+def test_a_run_with_another_metric_is_named(compare, suite: Path, tmp_path: Path, monkeypatch) -> None:
+    class Other(FakeRun):
+        def score(self, split: str) -> Score:
+            found = super().score(split)
+            return dataclasses.replace(found, metric='acc') if self.work_dir.name == 'own-1' else found
+
+    monkeypatch.setattr(comparing, 'Run', Other)
+    assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
+    report = (tmp_path / 'out' / 'results-test.md').read_text()
+    assert 'The metric of own-1 is `acc`, which the others do not have.' in report
+
+
+def test_after_a_run_that_fails_no_other_begins(compare, suite: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    class Failing(FakeRun):
+        def train(self) -> None:
+            super().train()
+            if self.work_dir.name == 'own-0':
+                raise RunFailed('out of memory')
+
+    monkeypatch.setattr(comparing, 'Run', Failing)
+    monkeypatch.setattr(FakeRun, 'calls', [])
+    assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 1
+    assert FakeRun.calls[-1] == ('own-0', 'train') and capsys.readouterr().err == 'out of memory\n'
 
 
 def test_a_method_is_the_students_config_with_one_loss(suite: Path, tmp_path: Path) -> None:

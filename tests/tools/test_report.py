@@ -154,6 +154,7 @@ def test_wrong_input_is_one_line(work, tmp_path, capsys):
     assert 'gone does not exist' in error([tmp_path / 'gone'], capsys)
     assert 'has no <time>/vis_data/scalars.json' in error([tmp_path], capsys)
     assert 'student is of a RetinaNet; accepted: that of a distillation' in error([work / 'student'], capsys)
+    assert '--device: gpu: ' in error([work / 'distilled', '--device', 'gpu'], capsys)
     assert '--images: -1 is below 0' in error([work / 'distilled', '--images', '-1'], capsys)
     shutil.copytree(work / 'distilled', tmp_path / 'copy', ignore=shutil.ignore_patterns('*.pth'))
     said = error([tmp_path / 'copy'], capsys)

@@ -189,6 +189,15 @@ def test_local_configs_are_bases_too(shapes, tmp_path):
     assert Config.fromfile(written.distillation).train_cfg.max_epochs == 3
 
 
+def test_configs_of_this_package_and_paths_with_blanks(tmp_path):
+    Path('best of all.pth').touch()
+    names = [f'mmkd_graph::demo/retinanet_{one}_shapes.py' for one in ('student', 'teacher')]
+    written = write_configs(*names, teacher_checkpoint='best of all.pth', out='my configs/kd.py')
+    assert written.commands()[0] == "python tools/train.py 'my configs/kd.py'"
+    with pytest.raises(ValueError, match=r'--teacher-checkpoint is missing: .* has no weights'):
+        write_configs(*names)
+
+
 def test_masks(shapes, tmp_path):
     mask = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
     with pytest.raises(ValueError, match=r'STUDENT=.* is trained on masks \(train_dataloader.dataset.pipeline\[1\]\)'):
@@ -222,12 +231,14 @@ def test_masks(shapes, tmp_path):
             'num_things_classes=80 cannot be',
         ),
         (dict(student='pure.py'), "STUDENT='pure.py' is a pure Python config"),
+        (dict(student='open.py'), "STUDENT='open.py' could not be read: SyntaxError: "),
         (dict(student='kd.py'), "STUDENT='kd.py' is a distillation; accepted: the config of its student alone"),
         (dict(teacher='tagless.py', data=None), "TEACHER='tagless.py' does not say after how many epochs"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(shapes, arguments, message):
     Path('pure.py').write_text('from mmengine.config import read_base\nfrom torch import nn\nmodel = dict()\n')
+    Path('open.py').write_text('model = dict(\n')
     Path('kd.py').write_text("model = dict(type='mmkd_graph.GraphDistiller')\n")
     Path('tagless.py').write_text("model = dict(type='RetinaNet')\n")
     if arguments.get('data'):

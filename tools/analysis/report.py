@@ -21,6 +21,7 @@ except ModuleNotFoundError:
 if __name__ == '__main__':
     start()
 
+import torch
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
@@ -47,6 +48,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ('images', 'show'):
         if getattr(args, name) < 0:
             parser.error(f'--{name}: {getattr(args, name)} is below 0')
+    if args.device:
+        try:
+            torch.empty(0, device=args.device)
+        except (AssertionError, RuntimeError) as error:
+            parser.error(f'--device: {args.device}: {str(error).splitlines()[0]}')
     return args
 
 
