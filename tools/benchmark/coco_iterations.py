@@ -20,13 +20,13 @@ from mmkd_graph.engine.start import start
 if __name__ == '__main__':
     start()
 
-from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from mmkd_graph.checkpoints import write_whole
+from mmkd_graph.distillers.teacher import resolve_model_config
 from mmkd_graph.engine.runs import Run, RunFailed, interruptible
+from mmkd_graph.packaged import read_config
 from mmkd_graph.testing import save_weights
 
 SIZES = {'scale', 'img_scale', 'crop_size', 'size'}
@@ -48,7 +48,7 @@ def make_teacher(source: str, path: Path) -> str:
     if not path.exists():
         init_default_scope('mmdet')
         MMLogger.get_instance('coco_iterations', log_level='ERROR')  # not how each weight was initialised
-        model = (get_config(source) if '::' in source else Config.fromfile(source)).model
+        model = resolve_model_config(source, 'model.teacher.config')
         model.backbone.init_cfg = None
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(model, path, seed=0)
@@ -57,7 +57,7 @@ def make_teacher(source: str, path: Path) -> str:
 
 def small(path: str, args: argparse.Namespace) -> Path:
     """The config on a few images of ``--data-root``, in pairs, without downloads and validation."""
-    config = Config.fromfile(path)
+    config = read_config(path)
     teacher = config.model.teacher
     data = config.train_dataloader.dataset
     while 'dataset' in data:
