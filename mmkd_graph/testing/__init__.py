@@ -5,7 +5,7 @@ from typing import Any
 
 from mmkd_graph import losses
 
-from .small import annotated, raw_batch, save_weights, smooth_maps, tiny_retinanet
+from .small import annotated, raw_batch, save_untrained, save_weights, smooth_maps, tiny_retinanet
 
 LOSSES: dict[str, dict[str, Any]] = {
     name.removesuffix('Loss').lower(): dict(
@@ -15,4 +15,4 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 """Every loss of this package with its defaults, for 80 classes."""
 
-__all__ = ['LOSSES', 'annotated', 'raw_batch', 'save_weights', 'smooth_maps', 'tiny_retinanet']
+__all__ = ['LOSSES', 'annotated', 'raw_batch', 'save_untrained', 'save_weights', 'smooth_maps', 'tiny_retinanet']

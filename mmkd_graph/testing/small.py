@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import DetDataSample
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn import functional as F
+
+from mmkd_graph.distillers.teacher import resolve_model_config
 
 
 def tiny_retinanet(base_channels: int = 8, fpn_channels: int = 16, num_classes: int = 3) -> dict[str, Any]:
@@ -74,6 +78,26 @@ def save_weights(model: dict[str, Any], path: Path, seed: int = 7) -> str:
         detector = MMDET_MODELS.build(copy.deepcopy(model))
         detector.init_weights()
     torch.save(dict(state_dict=detector.state_dict(), meta={}), path)
+    return str(path)
+
+
+def save_untrained(config: Any, path: Path) -> str:
+    """Save the weights that a detector begins with when it downloads none; a file that is there stays.
+
+    Args:
+        config: path, ``mmdet::`` name, config or model dict.
+        path: of the file; its folder is made.
+
+    Returns:
+        The path.
+    """
+    if not path.exists():
+        init_default_scope('mmdet')
+        MMLogger.get_instance('untrained', log_level='ERROR')  # not how each weight was initialised
+        model = resolve_model_config(config, 'config')
+        model.backbone.init_cfg = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(model, path, seed=0)
     return str(path)
 
 

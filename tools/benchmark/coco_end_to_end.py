@@ -24,30 +24,15 @@ from mmkd_graph.engine.start import start
 if __name__ == '__main__':
     start()
 
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 
 from mmkd_graph.engine.runs import TOOLS, Run, RunFailed, interruptible, read_metrics, write_config
-from mmkd_graph.testing import save_weights
+from mmkd_graph.testing import save_untrained
 from mmkd_graph.testing.round_trip import same
 
 MMDET = Path(find_spec('mmdet').origin).parent / '.mim'
 CONFIG = TOOLS.parent / 'configs' / 'crg' / 'retinanet_r50_fpn_crg-r101_1x_coco.py'
 PLAIN = MMDET / 'configs' / 'retinanet' / 'retinanet_r50_fpn_1x_coco.py'
 TEACHER = MMDET / 'configs' / 'retinanet' / 'retinanet_r101_fpn_2x_coco.py'
-
-
-def make_teacher(path: Path) -> str:
-    """Initialise a RetinaNet R101 without pretrained weights and save it."""
-    if not path.exists():
-        init_default_scope('mmdet')
-        MMLogger.get_instance('coco_end_to_end', log_level='ERROR')  # not how each weight was initialised
-        model = Config.fromfile(TEACHER).model
-        model.backbone.init_cfg = None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(model, path, seed=0)
-    return str(path)
 
 
 def evaluate(script: Path, config: Path, checkpoint: Path, folder: Path, options: dict[str, Any]) -> tuple[dict, list]:
@@ -79,7 +64,7 @@ def main() -> int:
             data[f'{split}_evaluator.ann_file'] = f'{root}annotations/instances_val2017.json'
     training = {
         'model.student.backbone.init_cfg': None,
-        'model.teacher.checkpoint': make_teacher(work_dir / 'teacher.pth'),
+        'model.teacher.checkpoint': save_untrained(str(TEACHER), work_dir / 'teacher.pth'),
         'train_cfg.max_epochs': args.epochs,
         'train_cfg.val_interval': args.epochs,
         'default_hooks.logger.interval': 1,

@@ -20,14 +20,11 @@ from mmkd_graph.engine.start import start
 if __name__ == '__main__':
     start()
 
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 
 from mmkd_graph.checkpoints import write_whole
-from mmkd_graph.distillers.teacher import resolve_model_config
 from mmkd_graph.engine.runs import Run, RunFailed, interruptible
 from mmkd_graph.packaged import read_config
-from mmkd_graph.testing import save_weights
+from mmkd_graph.testing import save_untrained
 
 SIZES = {'scale', 'img_scale', 'crop_size', 'size'}
 """Options of a pipeline's transforms that are (W, H), in pixels."""
@@ -43,18 +40,6 @@ def shrink(tree: Any, factor: int) -> Any:
     return type(tree)(shrink(part, factor) for part in tree) if isinstance(tree, (list, tuple)) else tree
 
 
-def make_teacher(source: str, path: Path) -> str:
-    """Save random weights of a detector."""
-    if not path.exists():
-        init_default_scope('mmdet')
-        MMLogger.get_instance('coco_iterations', log_level='ERROR')  # not how each weight was initialised
-        model = resolve_model_config(source, 'model.teacher.config')
-        model.backbone.init_cfg = None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(model, path, seed=0)
-    return str(path)
-
-
 def small(path: str, args: argparse.Namespace) -> Path:
     """The config on a few images of ``--data-root``, in pairs, without downloads and validation."""
     config = read_config(path)
@@ -68,7 +53,7 @@ def small(path: str, args: argparse.Namespace) -> Path:
     data.update(data_root=f'{Path(args.data_root).resolve()}/', indices=2 * args.iterations)
     config.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
     config.model.student.backbone.init_cfg = None
-    teacher.checkpoint = make_teacher(teacher.config, args.work_dir / 'teachers' / f'{Path(teacher.config).stem}.pth')
+    teacher.checkpoint = save_untrained(teacher.config, args.work_dir / 'teachers' / f'{Path(teacher.config).stem}.pth')
     config.train_cfg.update(max_epochs=1)
     for key in ('dynamic_intervals', 'val_interval'):
         config.train_cfg.pop(key, None)
