@@ -85,7 +85,10 @@ def suite(tmp_path: Path) -> Path:
     ('line', 'words'),
     [
         ("methods = dict(student=dict(type='X'))", 'methods.student; accepted: any other name'),
-        ("methods = dict(pkd='nowhere.py')", "methods.pkd='nowhere.py'; accepted: dict(type=…), or the path"),
+        (
+            "methods = dict(pkd='nowhere.py')",
+            "methods.pkd='nowhere.py'; accepted: dict(type=…), dict(losses=…), or",
+        ),
         ('methods = dict(pkd=dict(ratio=1))', 'methods.pkd='),
         ("pretrain = 'nowhere.py'", "pretrain='nowhere.py': no such config"),
         ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
@@ -93,7 +96,7 @@ def suite(tmp_path: Path) -> Path:
         ("tune = dict(key='loss_weight', values=[2, 1])", 'values that ascend'),
         ("tune = dict(key='loss_weight', values=[1, 2], seed='a')", 'seed=<integer>'),
         ("tune = dict(key='loss_weight.rate', values=[1, 2])", "tune.key='loss_weight.rate'; accepted: a key that one"),
-        ('learner = 1', 'learner; accepted: distiller, methods, pretrain, seeds, student, teacher, tune'),
+        ('learner = 1', 'learner; accepted: distiller, methods, pretrain, reported, seeds, student, teacher, tune'),
         ('distiller = dict(losses={})', 'distiller.losses; accepted: other options'),
         ('del methods', 'lacks methods'),
     ],
