@@ -190,21 +190,23 @@ class Cluster:
             queue = {}
             print(f'The queue is not known: {error}', file=sys.stderr)
         numbers: dict[str, str] = {}
+        command: list[str] = []
         for job in jobs:
+            after = [numbers[name] for name in job.after if name in numbers]
+            told = ' '.join(['after', *after] if after else [])
             if job.finished:
                 print(f'{job.name}: finished')
             elif job.last_id in queue:
                 numbers[job.name] = job.last_id
                 print(f'{job.name}: job {job.last_id} is {queue[job.last_id]}')
+            elif dry_run:
+                numbers[job.name], command = f'<{job.name}>', self.command(job, after)
+                print(f'{job.name}: would be submitted', told)
             else:
-                after = [numbers[name] for name in job.after if name in numbers]
-                if dry_run:
-                    numbers[job.name] = f'<{job.name}>'
-                    print(f'{job.name}: {shlex.join(self.command(job, after))}')
-                    continue
                 numbers[job.name] = self.submit(job, after)
-                print(' '.join((f'{job.name}: job {numbers[job.name]}', *(['after', *after] if after else []))))
-            sys.stdout.flush()
+                print(f'{job.name}: submitted as job {numbers[job.name]}', told, flush=True)
+        if command:
+            print(f'\nThe last one by: {shlex.join(command)}')
 
 
 def queued() -> dict[str, str]:
