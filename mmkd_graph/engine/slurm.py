@@ -193,7 +193,7 @@ class Cluster:
         command: list[str] = []
         for job in jobs:
             after = [numbers[name] for name in job.after if name in numbers]
-            told = ' '.join(['after', *after] if after else [])
+            told = ' '.join(['', 'after', *after] if after else [])
             if job.finished:
                 print(f'{job.name}: finished')
             elif job.last_id in queue:
@@ -201,10 +201,10 @@ class Cluster:
                 print(f'{job.name}: job {job.last_id} is {queue[job.last_id]}')
             elif dry_run:
                 numbers[job.name], command = f'<{job.name}>', self.command(job, after)
-                print(f'{job.name}: would be submitted', told)
+                print(f'{job.name}: would be submitted{told}')
             else:
                 numbers[job.name] = self.submit(job, after)
-                print(f'{job.name}: submitted as job {numbers[job.name]}', told, flush=True)
+                print(f'{job.name}: submitted as job {numbers[job.name]}{told}', flush=True)
         if command:
             print(f'\nThe last one by: {shlex.join(command)}')
 

@@ -268,6 +268,29 @@ def test_backbones_start_where_the_suite_says(compare, suite: Path, tmp_path: Pa
     assert 'start from the same trained weights' in (tmp_path / 'out' / 'results-test.md').read_text()
 
 
+def test_a_teacher_that_has_weights_is_evaluated_and_not_trained(compare, suite: Path, tmp_path: Path, monkeypatch):
+    class FakeGiven(FakeRun):
+        def __init__(self, config: str, work_dir: Path, options: dict, *rest: object, weights: str) -> None:
+            super().__init__(config, work_dir, options, *rest)
+            self.checkpoint = weights
+
+        def train(self) -> None:
+            assert 'randomness.seed' not in self.options
+
+        def score(self, split: str) -> Score:
+            return Score('coco/bbox_mAP', 50.0, 70.0)
+
+    monkeypatch.setattr(comparing, 'Run', FakeRun)
+    monkeypatch.setattr(comparing, 'Given', FakeGiven)
+    monkeypatch.setattr(FakeRun, 'calls', [])
+    monkeypatch.setattr(FakeRun, 'configs', {})
+    suite.write_text(f"{suite.read_text()}\nweights = 'https://teacher.pth'\ntune = None\n")
+    assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
+    assert 'teacher-0' not in FakeRun.configs
+    assert Config.fromfile(FakeRun.configs['own-0']).model.teacher.checkpoint == 'https://teacher.pth'
+    assert 'the teacher as its weights are' in (tmp_path / 'out' / 'results-test.md').read_text()
+
+
 @pytest.mark.parametrize('keep', [False, True])
 def test_the_teacher_is_kept_on_request(compare, suite: Path, tmp_path: Path, monkeypatch, keep: bool) -> None:
     monkeypatch.setattr(comparing, 'Run', FakeRun)

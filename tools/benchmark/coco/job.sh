@@ -1,9 +1,17 @@
 #!/usr/bin/env bash
 #SBATCH --requeue --open-mode=append --signal=B:USR1@60
-# usage: sbatch ... job.sh TOOLS WORK_DIR CONFIG [WEIGHTS]
-# A job of benchmark/coco/submit.py: trains a run and tests it, over interruptions; WEIGHTS are only tested.
-# docs/slurm.md says what happens when it is interrupted.
 set -uo pipefail
+
+usage() {
+    cat >&2 <<'END'
+usage: sbatch ... job.sh TOOLS WORK_DIR CONFIG [WEIGHTS]
+  The batch job of submit.py: trains a run and tests it, over interruptions; WEIGHTS are only tested.
+  TOOLS: the folder with slurm_train.sh. docs/slurm.md says what happens at interruptions.
+END
+    exit 2
+}
+
+(( $# >= 3 )) || usage
 tools=$1 work_dir=$2 config=$3 weights=${4:-}
 
 [[ ! -e $work_dir/tested ]] || exit 0
