@@ -66,7 +66,8 @@ def job_field(job: str, name: str) -> str:
     return re.search(rf'\b{name}=(\S+)', run('scontrol', 'show', 'job', job)).group(1)
 
 
-def wait_for_the_end(job: str, log: Path) -> str:
+def wait_for_the_end(job: str, log: Path, seconds: float = 120) -> str:
     """State in which the job ends."""
-    wait_until(lambda: job_field(job, 'JobState') not in ('PENDING', 'CONFIGURING', 'RUNNING', 'COMPLETING'), log)
+    going = ('PENDING', 'CONFIGURING', 'RUNNING', 'COMPLETING')
+    wait_until(lambda: job_field(job, 'JobState') not in going, log, seconds)
     return job_field(job, 'JobState')
