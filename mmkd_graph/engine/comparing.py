@@ -18,7 +18,7 @@ import torch
 
 from .gains import Results, table
 from .resampling import resampled_ap
-from .runs import Run
+from .runs import Given, Run
 from .suites import Suite, untried
 
 NO_VALIDATION = {'train_cfg.val_interval': 10**9}
@@ -77,11 +77,14 @@ class Comparison:
     @property
     def teaching(self) -> str:
         """Where the teachers come from, in words."""
-        return 'one teacher'
+        return 'the teacher as its weights are' if self.suite.weights else 'one teacher'
 
     @functools.cached_property
     def teacher(self) -> Run:
-        return self.run('teacher', self.suite.teacher, self.seeds[0])
+        if not self.suite.weights:
+            return self.run('teacher', self.suite.teacher, self.seeds[0])
+        start = (self.suite.teacher, self.work_dir / 'teacher', {**NO_VALIDATION, **self.cfg_options})
+        return Given(*start, *self.surroundings(), weights=self.suite.weights)
 
     def results(self) -> Results:
         """Train and evaluate everything.

@@ -26,6 +26,12 @@ def summary(values: list[float | None], digits: int = 1) -> str:
     return mean if len(values) < 2 else f'{mean} ± {interval(values):.{digits}f}'
 
 
+def signed(gains: list[float]) -> str:
+    """``+mean ± half interval`` of gains."""
+    mean = round(statistics.mean(gains), 1) + 0.0  # no "-0"
+    return f'{mean:+.1f}' + ('' if len(gains) < 2 else f' ± {interval(gains):.1f}')
+
+
 def table(
     results: Results, by_images: Mapping[str, tuple[float, float]], taught_by: Mapping[str, str] | None = None
 ) -> str:
@@ -47,8 +53,8 @@ def table(
         gain = images = share = ''
         if name not in ('student', 'teacher', *taught_by.values()):
             gains = [a - b for a, b in zip(result['ap'], student['ap'], strict=True)]
-            mean = statistics.mean(gains)  # + 0.0: no "-0"
-            gain = f'{round(mean, 1) + 0.0:+.1f}' + ('' if len(gains) < 2 else f' ± {interval(gains):.1f}')
+            mean = statistics.mean(gains)
+            gain = signed(gains)
             images = '{:+.1f} to {:+.1f}'.format(*by_images[name]) if name in by_images else ''
             if teacher := results.get(taught_by.get(name, 'teacher')):
                 gap = statistics.mean(teacher['ap']) - statistics.mean(student['ap'])

@@ -115,7 +115,7 @@ class Run:
         Raises:
             RunFailed: if the process fails, or ``work_dir`` holds a run of another config.
         """
-        self._claim()
+        self.claim()
         if not (self.work_dir / 'trained').exists():
             self._call(self.trainer, ['--work-dir', str(self.work_dir), '--resume'], self.options)
             (self.work_dir / 'trained').touch()
@@ -175,13 +175,33 @@ class Run:
         files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
         return [row for path in files for row in read_scalars(path)]
 
+    def memory(self) -> int | None:
+        """The most that tensors of one process took on its GPU, in MiB; None on a CPU."""
+        return max((int(line['memory']) for line in self.scalars() if 'memory' in line), default=None)
+
+    def progress(self) -> tuple[int, int] | None:
+        """Iterations done and those of the whole training, by its last log; None before the first line."""
+        for path in sorted(self.work_dir.glob('*/*.log'), reverse=True):
+            lines = [x for x in _PROGRESS.finditer(path.read_text(encoding='utf-8')) if x['what'] == 'train']
+            if lines:
+                done, total = int(lines[-1]['done']), int(lines[-1]['total'])
+                if lines[-1]['epoch'] is None:
+                    return done, total
+                epochs = resolved(self.config, self.options).train_cfg.max_epochs
+                return (int(lines[-1]['epoch']) - 1) * total + done, epochs * total
+        return None
+
     def summary(self) -> list[str]:
         """The last lines of the finished training; none of a training that is no distillation."""
         found = _SUMMARY.findall((self.work_dir / 'train.log').read_text(encoding='utf-8'))
         return [line.strip() for line in found[-1].splitlines()] if found else []
 
-    def _claim(self) -> None:
-        """Refuse to go on in a folder that was started with another config."""
+    def claim(self) -> None:
+        """Refuse to go on in a folder that was started with another config.
+
+        Raises:
+            RunFailed: if it was.
+        """
         fingerprint = hashlib.sha256(resolved(self.config, self.options).pretty_text.encode()).hexdigest()
         path = self.work_dir / 'config.sha256'
         if path.exists() and path.read_text() != fingerprint:
@@ -265,7 +285,7 @@ class Given(Run):
         Raises:
             RunFailed: if not.
         """
-        self._claim()
+        self.claim()
 
     def seconds_per_iteration(self) -> None:
         """None: nothing is trained."""

@@ -23,10 +23,10 @@ class Suite:
     """What is compared on one data set. Read from a Python file with these names.
 
     Args:
-        teacher: config that trains the teacher.
+        teacher: config that trains the teacher, a path or an ``mmdet::`` name.
         student: config of the student alone.
-        methods: by name, a loss (``dict(type=…)``) that is put between student and teacher, or the path of a
-            distillation config.
+        methods: by name, a loss (``dict(type=…)``) that is put between student and teacher, options of
+            ``GraphDistiller`` with ``losses`` among them, or the path of a distillation config.
         tune: ``dict(key=…, values=[…], seed=…)``: what each loss may choose from, on the validation split, by a seed,
             the first one unless it is given; ``key`` is a path within the loss, such as ``'loss_weight.ratio'``, and
             ``values`` ascend (see :func:`untried`). Losses without the key and configs of their own are not tuned.
@@ -35,6 +35,9 @@ class Suite:
             ``dict(taps='backbone')``. Configs of their own are left as they are.
         pretrain: config that trains, by the first seed, a detector whose backbone the students' start from; ``None``:
             they start as the student's config says. Configs of their own are left as they are.
+        weights: checkpoint of the teacher, a path or an address, which is then not trained.
+        reported: by method, ``'teacher'`` or ``'student'``, what others report: ``dict(ap=…, setting=…, source=…)``,
+            AP in percent.
     """
 
     teacher: str
@@ -44,6 +47,8 @@ class Suite:
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     distiller: Mapping[str, Any] | None = None
     pretrain: str | None = None
+    weights: str | None = None
+    reported: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
 
     @classmethod
     def from_file(cls, path: str | Path) -> Suite:
@@ -66,14 +71,21 @@ class Suite:
         need(not missing, f'it lacks {", ".join(missing)}')
         for key in {'teacher', 'student', 'pretrain'} & content.keys():
             given = content[key] = shipped(content[key]) if content[key] else None
-            need(given is None or Path(given).is_file(), f'{key}={given!r}: no such config')
+            need(given is None or _is_config(given), f'{key}={given!r}: no such config')
             need(key not in content['methods'], f'methods.{key}; accepted: any other name')
         for name, method in content['methods'].items():
             method = content['methods'][name] = shipped(method) if isinstance(method, str) else method
-            fits = Path(method).is_file() if isinstance(method, str) else isinstance(method, dict) and 'type' in method
-            need(fits, f'methods.{name}={method!r}; accepted: dict(type=…), or the path of a config')
+            fits = _is_config(method) if isinstance(method, str) else isinstance(method, dict) and _names_loss(method)
+            need(fits, f'methods.{name}={method!r}; accepted: dict(type=…), dict(losses=…), or the path of a config')
         taken = {'type', 'student', 'teacher', 'losses'} & set(content.get('distiller') or {})
         need(not taken, f'distiller.{min(taken, default="")}; accepted: other options of GraphDistiller')
+        known = {'teacher', 'student', *content['methods']}
+        for name, values in (content.get('reported') or {}).items():
+            need(name in known, f'reported.{name}; accepted: {", ".join(sorted(known))}')
+            need(
+                all({*value} == {'ap', 'setting', 'source'} for value in values),
+                f'reported.{name}={values}; accepted: a list of dict(ap=…, setting=…, source=…)',
+            )
         suite = cls(**content)
         if (tune := suite.tune) is not None:
             need(
@@ -111,17 +123,18 @@ class Suite:
         """
         method = self.methods[name]
         if isinstance(method, str):
-            return f'_base_ = {os.path.abspath(method)!r}\nmodel = dict(teacher=dict(checkpoint={str(checkpoint)!r}))\n'
+            return f'_base_ = {_found(method)!r}\nmodel = dict(teacher=dict(checkpoint={str(checkpoint)!r}))\n'
         loss = ConfigDict(copy.deepcopy(method))
         if value is not None:
             loss = Config(dict(loss=loss))
             loss.merge_from_dict({f'loss.{self.tune["key"]}': value})
             loss = loss.loss
+        options = loss.to_dict() if 'losses' in loss else dict(losses={name: loss.to_dict()})
         return (
-            f'_base_ = {os.path.abspath(self.student)!r}\n'
+            f'_base_ = {_found(self.student)!r}\n'
             "model = dict(_delete_=True, type='mmkd_graph.GraphDistiller', student={{_base_.model}},\n"
             f'    teacher=dict(config={self.teacher!r}, checkpoint={str(checkpoint)!r}),\n'
-            f'    losses={ {name: loss.to_dict()}!r}, **{dict(self.distiller or {})!r})\n'
+            f'    **{ {**(self.distiller or {}), **options}!r})\n'
         )
 
 
@@ -146,3 +159,25 @@ def untried(values: Sequence[float], scores: Mapping[float, float]) -> list[floa
         return list(values[start : start + 3])
     best = values.index(max(scores, key=scores.__getitem__))
     return [value for value in values[max(0, best - 1) : best + 2] if value not in scores]
+
+
+def _is_config(given: str) -> bool:
+    """Whether there is such a file, or such a config in a package."""
+    if '::' not in given:
+        return Path(given).is_file()
+    try:
+        return bool(read_config(given))
+    except FileNotFoundError:
+        return False
+
+
+def _found(config: str) -> str:
+    """A config as one elsewhere names it."""
+    return config if '::' in config else os.path.abspath(config)
+
+
+def _names_loss(method: Mapping[str, Any]) -> bool:
+    """Whether this is a loss, or options of ``GraphDistiller`` with losses."""
+    if 'losses' in method:
+        return not {'type', 'student', 'teacher'} & method.keys()
+    return 'type' in method

@@ -85,7 +85,10 @@ def suite(tmp_path: Path) -> Path:
     ('line', 'words'),
     [
         ("methods = dict(student=dict(type='X'))", 'methods.student; accepted: any other name'),
-        ("methods = dict(pkd='nowhere.py')", "methods.pkd='nowhere.py'; accepted: dict(type=…), or the path"),
+        (
+            "methods = dict(pkd='nowhere.py')",
+            "methods.pkd='nowhere.py'; accepted: dict(type=…), dict(losses=…), or",
+        ),
         ('methods = dict(pkd=dict(ratio=1))', 'methods.pkd='),
         ("pretrain = 'nowhere.py'", "pretrain='nowhere.py': no such config"),
         ("teacher = 'nowhere.py'", "teacher='nowhere.py': no such config"),
@@ -93,7 +96,7 @@ def suite(tmp_path: Path) -> Path:
         ("tune = dict(key='loss_weight', values=[2, 1])", 'values that ascend'),
         ("tune = dict(key='loss_weight', values=[1, 2], seed='a')", 'seed=<integer>'),
         ("tune = dict(key='loss_weight.rate', values=[1, 2])", "tune.key='loss_weight.rate'; accepted: a key that one"),
-        ('learner = 1', 'learner; accepted: distiller, methods, pretrain, seeds, student, teacher, tune'),
+        ('learner = 1', 'learner; accepted: distiller, methods, pretrain, reported, seeds, student, teacher, tune'),
         ('distiller = dict(losses={})', 'distiller.losses; accepted: other options'),
         ('del methods', 'lacks methods'),
     ],
@@ -263,6 +266,29 @@ def test_backbones_start_where_the_suite_says(compare, suite: Path, tmp_path: Pa
         expected = None if name.startswith(('teacher', 'pretrain', 'own')) else start
         assert model.get('backbone', {}).get('init_cfg') == expected, name
     assert 'start from the same trained weights' in (tmp_path / 'out' / 'results-test.md').read_text()
+
+
+def test_a_teacher_that_has_weights_is_evaluated_and_not_trained(compare, suite: Path, tmp_path: Path, monkeypatch):
+    class FakeGiven(FakeRun):
+        def __init__(self, config: str, work_dir: Path, options: dict, *rest: object, weights: str) -> None:
+            super().__init__(config, work_dir, options, *rest)
+            self.checkpoint = weights
+
+        def train(self) -> None:
+            assert 'randomness.seed' not in self.options
+
+        def score(self, split: str) -> Score:
+            return Score('coco/bbox_mAP', 50.0, 70.0)
+
+    monkeypatch.setattr(comparing, 'Run', FakeRun)
+    monkeypatch.setattr(comparing, 'Given', FakeGiven)
+    monkeypatch.setattr(FakeRun, 'calls', [])
+    monkeypatch.setattr(FakeRun, 'configs', {})
+    suite.write_text(f"{suite.read_text()}\nweights = 'https://teacher.pth'\ntune = None\n")
+    assert compare.main([str(suite), '--work-dir', f'{tmp_path}/out']) == 0
+    assert 'teacher-0' not in FakeRun.configs
+    assert Config.fromfile(FakeRun.configs['own-0']).model.teacher.checkpoint == 'https://teacher.pth'
+    assert 'the teacher as its weights are' in (tmp_path / 'out' / 'results-test.md').read_text()
 
 
 @pytest.mark.parametrize('keep', [False, True])
