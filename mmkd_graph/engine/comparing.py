@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .gains import Results, table
+from .gains import Results, table, to_the_best
 from .resampling import resampled_ap
 from .runs import Given, Run
 from .suites import Suite, untried
@@ -233,6 +233,8 @@ class Comparison:
             'images drawn again (bootstrap). The standard deviation of the student alone between seeds is '
             f'{deviation}. {note}{self.jobs} processes at a time on {where}.\n'
         )
+        if differences := to_the_best(results, self.methods):
+            text += f'\n{differences}\n'
         if self.scores:
             choices = []
             for name, scores in self.scores.items():

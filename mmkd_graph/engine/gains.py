@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from scipy import stats
 
@@ -66,6 +66,32 @@ def table(
             f'{time} | {", ".join(f"{x:.1f}" for x in result["ap"])} |'
         )
     return '\n'.join(lines)
+
+
+def to_the_best(results: Results, methods: Sequence[str]) -> str:
+    """A sentence on how far the methods are from the one with the highest mean AP, paired by seed.
+
+    Args:
+        results: of all models.
+        methods: names of those that are compared.
+
+    Returns:
+        Empty for fewer than two methods or seeds.
+
+    Example:
+        >>> to_the_best({'crg': {'ap': [30.0, 31.0]}, 'pkd': {'ap': [30.5, 31.5]}}, ['crg', 'pkd'])
+        'Differences to pkd, the highest mean, paired by seed: crg -0.5 ± 0.0.'
+    """
+    ap = {name: results[name]['ap'] for name in methods}
+    best = max(ap, key=lambda name: statistics.mean(ap[name]))
+    if len(ap) < 2 or len(ap[best]) < 2:
+        return ''
+    others = [
+        f'{name} {signed([a - b for a, b in zip(values, ap[best], strict=True)])}'
+        for name, values in ap.items()
+        if name != best
+    ]
+    return f'Differences to {best}, the highest mean, paired by seed: {", ".join(others)}.'
 
 
 def _median(values: list[float | None]) -> float | None:
