@@ -94,6 +94,13 @@ def test_tables_of_options_are_those_of_the_class(page):
             assert ast.literal_eval(given[name].strip()) == default, name
 
 
+def test_formulas_are_plain_text():
+    """TeX is unreadable in ``help()``, and browsers load its renderer from the network."""
+    tex = re.compile(r':math:|\.\. math::|\$\$|\\(?:frac|sum|alpha|lambda|tau|mathrm)\b')
+    files = [*PAGES, *(ROOT / 'mmkd_graph').rglob('*.py')]
+    assert [file.name for file in files if tex.search(file.read_text(encoding='utf-8'))] == []
+
+
 def test_messages_of_troubleshooting_are_those_of_the_code():
     literals = []
     for path in (ROOT / 'mmkd_graph').rglob('*.py'):

@@ -45,11 +45,11 @@ class _Windows(NamedTuple):
 
 @MODELS.register_module()
 class CRGLoss(PyramidLoss):
-    r"""Vertices, edges and spectral embedding of graphs whose vertices are the channels of a level.
+    """Vertices, edges and spectral embedding of graphs whose vertices are the channels of a level.
 
-    :math:`\alpha L_V + \beta L_E + \gamma L_S` (arXiv 2405.08547), each as a share of what the teacher has, so that no
-    unit of the features counts. Edges and spectrum are those of windows of p × p cells
-    (:mod:`mmkd_graph.graph.windows`): the channel graph of a whole map does not change when its cells are permuted.
+    ``α L_V + β L_E + γ L_S`` (arXiv 2405.08547), each as a share of what the teacher has, so that no unit of the
+    features counts. Edges and spectrum are those of windows of p × p cells (:mod:`mmkd_graph.graph.windows`): the
+    channel graph of a whole map does not change when its cells are permuted.
 
     - ``vertex``: the squared difference of the features, over the teacher's energy on the level. It sees everything,
       and weighs every direction and every place alike, but for the attention.
@@ -65,9 +65,9 @@ class CRGLoss(PyramidLoss):
     images, levels by ``level_weights``. No matrix of channels × channels is made.
 
     Args:
-        vertex_weight: :math:`\alpha`; 0 switches the term off, as with the other two.
-        edge_weight: :math:`\beta`.
-        spectral_weight: :math:`\gamma`.
+        vertex_weight: α; 0 switches the term off, as with the other two.
+        edge_weight: β.
+        spectral_weight: γ.
         window: p, in cells, from 2 (1 leaves signs alone). The map's side where that is smaller.
         temperature: of the attention's two softmaxes, over activities divided by their mean; ``None``: no attention.
         level_weights: ``'area'``, ``'equal'``, or one number per paired level, finest first: see

@@ -13,10 +13,10 @@ from .base import DistillContext, Pyramid, PyramidLoss, total
 
 @MODELS.register_module()
 class CWDLoss(PyramidLoss):
-    r"""Divergence of the channels, each of them a distribution over space.
+    """Divergence of the channels, each of them a distribution over space.
 
-    :math:`\frac{\tau^2}{N C} \sum_{n,c} \mathrm{KL}(\phi(F_T) \| \phi(F_S))` with :math:`\phi` the softmax over space
-    of a channel divided by :math:`\tau`, a sum over levels (CWD, arXiv 2011.13256).
+    ``τ²/(NC) Σ_nc KL(φ(T) ‖ φ(S))`` with φ the softmax over space of a channel divided by τ, a sum over levels (CWD,
+    arXiv 2011.13256).
 
     The code that the authors name for detection (pppppM/mmdetection-distiller) leaves the teacher's entropy out: same
     gradient, a value that is not 0 at the minimum. This is the divergence of the paper, as in mmrazor.

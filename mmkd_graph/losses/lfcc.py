@@ -17,14 +17,14 @@ from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpe
 
 @MODELS.register_module()
 class LFCCLoss(PyramidLoss):
-    r"""The student must find each sample among the teacher's, by the low frequencies of its features.
+    """The student must find each sample among the teacher's, by the low frequencies of its features.
 
     For student and teacher, every level is averaged at several scales, projected to a compact space and normalised: as
     a whole, and every cell of the result is a sample; or cut into instances or images first (RoIAlign, ``output_size``
-    cells a side), which have norm 1 over channels and cells together. Per level and scale
-    :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`: the positive is the
-    teacher's view of the same sample, the negatives are its views of the others. Term ``contrast`` is the mean over
-    scales and levels. A rank compares its own samples; a single one gives exactly 0, attached.
+    cells a side), which have norm 1 over channels and cells together. Per level and scale ``-1/K Σ_i log
+    softmax_j(⟨s_i, t_j⟩ / τ)`` at ``j = i``: the positive is the teacher's view of the same sample, the negatives are
+    its views of the others. Term ``contrast`` is the mean over scales and levels. A rank compares its own samples; a
+    single one gives exactly 0, attached.
 
     The teacher's features take no gradient; its projection is a parameter of this loss. Both sides have their own
     projection, so student and teacher may have different widths (``adapter='never'``): a 1×1 convolution per level,
@@ -35,7 +35,7 @@ class LFCCLoss(PyramidLoss):
 
     Args:
         embed_channels: channels of the compact space; 128 as in CRD (arXiv 1910.10699).
-        temperature: :math:`\tau`; 0.07 as in CRD.
+        temperature: τ; 0.07 as in CRD.
         scales: sides of the averages' windows, in cells; of pooled samples at most ``output_size``.
         samples: ``'cells'`` that are not padding, after the averages; ``'instances'``, the ground-truth boxes; or
             ``'images'`` without their padding.

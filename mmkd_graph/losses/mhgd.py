@@ -18,20 +18,19 @@ from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpe
 
 @MODELS.register_module()
 class MHGDLoss(PyramidLoss):
-    r"""How the samples of a batch move from one level to the next, as graphs of multi-head attention.
+    """How the samples of a batch move from one level to the next, as graphs of multi-head attention.
 
     A sample is a cell of the finest level with what every level has there, its features at length 1; or a
     ground-truth instance or an image, pooled from every level and compressed to its leading right singular vector:
     the teacher's first, and of the student's first four the one nearest to it, with its sign. (A singular vector has
     no sign of its own; a cell's features have one.) Between two consecutive levels an attention network, key = next
-    level, query = previous level, gives one graph :math:`G` of all samples per head.
+    level, query = previous level, gives one graph G of all samples per head.
 
     - Term ``estimator`` trains that network on the teacher alone: from the previous level's vectors and the graphs it
       predicts the next level's, 1 - cos, with half of the heads dropped at random. It trains nothing else and is
       not multiplied by the loss's weight (``own_terms``).
-    - Term ``graph`` reads the student with the same network, its weights and statistics frozen:
-      KL(softmax(tanh :math:`G_S`) ‖ softmax(tanh :math:`G_T`)), the mean over heads and samples. Its gradient goes into
-      the student's features alone.
+    - Term ``graph`` reads the student with the same network, its weights and statistics frozen: ``KL(softmax(tanh G_S)
+      ‖ softmax(tanh G_T))``, the mean over heads and samples. Its gradient goes into the student's features alone.
 
     What it cannot see: a graph is a product of two levels, so a student whose features on both are the teacher's with
     the other sign differs by their mean alone. Where cells lie does not count either, only how they compare.
