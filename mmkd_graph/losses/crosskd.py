@@ -38,8 +38,8 @@ class CrossKDLoss(HeadLoss):
     Args:
         score_weight: weight of the term ``score``.
         box_weight: weight of the term ``box``.
-        stage: convolutions of the student's towers that its features have passed; 3 of 4 is the paper's.
-        tau: temperature of the distributions of edges.
+        stage: number of convolutions of the student's towers that its features have passed; the paper's 3 of 4.
+        tau: temperature of the distributions of edges, as in LD.
 
     Raises:
         ValueError: for a number outside what is accepted; when built, if a tower has fewer convolutions.

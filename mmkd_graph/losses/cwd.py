@@ -22,9 +22,9 @@ class CWDLoss(PyramidLoss):
     gradient, a value that is not 0 at the minimum. This is the divergence of the paper, as in mmrazor.
 
     Args:
-        divergence_weight: weight of the term ``divergence``. 5 on P3 to P6 is theirs for RetinaNet; mmrazor's configs
-            take 10 on all five levels.
-        tau: temperature of the softmax, in the unit of the features. 1 for detection, 4 for segmentation.
+        divergence_weight: weight of the term ``divergence``; the authors' for RetinaNet, on P3 to P6. mmrazor's configs
+            have 10 on all five levels.
+        tau: temperature of the softmax, in the unit of the features; 4 for segmentation.
 
     Raises:
         ValueError: for a number outside what is accepted.

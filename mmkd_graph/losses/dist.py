@@ -29,7 +29,8 @@ class DISTLoss(HeadLoss):
 
     Args:
         inter_weight: weight of the term ``inter``, the paper's β.
-        intra_weight: weight of the term ``intra``, the paper's γ.
+        intra_weight: weight of the term ``intra``, the paper's γ. The places of a class are those of all levels and
+            images of the batch.
 
     Raises:
         ValueError: for weights that are not numbers >= 0, or both 0; when bound, if there is one class and

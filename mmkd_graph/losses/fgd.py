@@ -34,12 +34,12 @@ class FGDLoss(PyramidLoss):
     and weights are the code's, where the paper leaves them open.
 
     Args:
-        foreground_weight: α. These four are the authors' for RetinaNet; for Faster R-CNN they
-            take 5e-5, 2.5e-5, 5e-5, 5e-7.
-        background_weight: β.
-        attention_weight: γ.
-        relation_weight: λ; 0 leaves the learned blocks out.
-        temperature: of the attention softmaxes, in the unit of the features.
+        foreground_weight: α. All five defaults are the authors' for RetinaNet; for Faster R-CNN 5e-5.
+        background_weight: β; for Faster R-CNN 2.5e-5.
+        attention_weight: γ; for Faster R-CNN 5e-5. The default of the authors' class, 1e-3, is in none of their
+            RetinaNet configs.
+        relation_weight: λ; for Faster R-CNN 5e-7. 0 leaves the learned blocks out.
+        temperature: τ of the attention softmaxes, in the unit of the features; for FCOS 0.8.
 
     Raises:
         ValueError: for a number outside what is accepted.

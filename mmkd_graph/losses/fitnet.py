@@ -22,7 +22,7 @@ class FitNetLoss(PyramidLoss):
     ``adapter='always'``.
 
     Args:
-        mse_weight: weight of the term ``mse``.
+        mse_weight: weight of the term ``mse``; as in HEAD (arXiv 2207.05345) for RetinaNet, with ``adapter='always'``.
 
     Raises:
         ValueError: for a weight that is not a number >= 0.

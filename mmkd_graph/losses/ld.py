@@ -27,7 +27,8 @@ class LDLoss(HeadLoss):
     It cannot see class scores, nor boxes elsewhere: the paper's valuable region is left out.
 
     Args:
-        ld_weight: weight of the term ``ld``. 0.5 is the authors' 0.25 on two images.
+        ld_weight: weight of the term ``ld``, a sum over positives divided by the number of images. With two images, 0.5
+            is the authors' 0.25 and that of mmdet's ``LDHead``, which do not divide.
         tau: temperature of the softmax.
 
     Raises:

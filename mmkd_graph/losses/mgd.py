@@ -31,9 +31,9 @@ class MGDLoss(PyramidLoss):
     as they are. In eval mode the masks are those of the next training pass, and nothing is counted.
 
     Args:
-        generation_weight: weight of the term ``generation``, α. These two are the authors' for
-            RetinaNet; for Faster R-CNN they take 5e-7 and 0.45.
-        mask_ratio: probability that a position is hidden, λ, in [0, 1).
+        generation_weight: weight of the term ``generation``, α. Both defaults are the authors' for RetinaNet; for
+            Faster R-CNN 5e-7.
+        mask_ratio: probability that a position is hidden, λ, in [0, 1); for Faster R-CNN 0.45.
 
     Raises:
         ValueError: for a number outside what is accepted.

@@ -42,20 +42,21 @@ class MHGDLoss(PyramidLoss):
     The published reading is ``samples='instances', scaled=False, level_weights='equal'``.
 
     Args:
-        graph_weight: of the term that teaches the student.
-        estimator_weight: of the term that teaches the network, > 0.
-        num_heads: attention heads, >= 2.
-        scaled: divide the graphs by the square root of a head's channels (arXiv 1706.03762). Without, as published,
-            most of their entries are where tanh is flat and its gradient vanishes.
-        level_weights: of the pairs of levels, each by its finer level: ``'area'``, ``'equal'``, or one number per
-            pair, finest first: see :func:`~mmkd_graph.losses.base.level_shares`.
-        samples: ``'cells'`` of the finest level, at most half of them inside of ground-truth boxes
-            (:func:`~mmkd_graph.necks.draw_cells`), ``'instances'``, those boxes, or whole ``'images'``.
-        max_cells: draw so many of the rank's batch, anew in every pass, by torch's global generator.
-        pool_size: side of the pooled maps of instances and images, in cells. Up to 5 the eigenvalue problems are
+        graph_weight: weight of the term ``graph``; as in the authors' code.
+        estimator_weight: weight of the term ``estimator``, > 0; as in the authors' code.
+        num_heads: attention heads, >= 2; the paper's 8. Half of them are dropped in training.
+        scaled: divide the graphs by the square root of a head's channels (arXiv 1706.03762). Without, as in the paper,
+            most of their entries are where tanh is flat and has no gradient.
+        level_weights: of the pairs of levels, each by its finer level: ``'area'`` (every cell has the same weight),
+            ``'equal'`` (every pair, as in the paper), or one number per pair, finest first.
+        samples: ``'cells'`` of the finest level, at most half of them inside ground-truth boxes
+            (:func:`~mmkd_graph.necks.draw_cells`); ``'instances'``, those boxes; or whole ``'images'``, as in the
+            paper.
+        max_cells: number of cells, of a rank's batch, redrawn in every pass by torch's global generator.
+        pool_size: side of the pooled maps of instances and images, in cells. Up to 5, the eigenvalue problems are
             batched on CUDA.
-        student_vectors: candidates for the student's vector of an instance or image.
-        max_instances: instances per image, the largest first; ``None`` takes all.
+        student_vectors: candidates for the student's vector of an instance or image; as in the authors' code.
+        max_instances: maximum number per image, the largest first; ``None``: all.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.

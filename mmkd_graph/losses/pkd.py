@@ -29,8 +29,8 @@ class PKDLoss(PyramidLoss):
     m = 1.
 
     Args:
-        pearson_weight: weight of the term ``pearson``. The authors take 10 for RetinaNet with a dense teacher, 6 for
-            Faster R-CNN and with a Mask R-CNN teacher, on the four finest levels.
+        pearson_weight: weight of the term ``pearson``; the authors' for RetinaNet with a dense teacher, on P3 to P6. 6
+            for Faster R-CNN and with a Mask R-CNN teacher.
 
     Raises:
         ValueError: for a weight that is not a number >= 0.

@@ -34,20 +34,24 @@ class REFILLEDLoss(PyramidLoss):
     does not have, learns their softmax at τ₂. The background is a class here.
 
     Args:
-        num_classes: of the **student's** data set. Must be given.
-        embedding_weight: of the tuples; 1000 in the authors' code, in a stage of its own.
-        classifier_weight: of the local classifier; 100 in the authors' code, beside the labels, in a stage of its own.
-        embedding_temperature: τ₁, in the unit of distances of unit vectors.
-        classifier_temperature: τ₂, in the unit of the inner products.
-        margin: of the semi-hard negatives.
-        num_negatives: at most so many per tuple, the nearest; ``None`` takes all. A tuple with fewer keeps those.
-        samples: ``'cells'`` of the finest level (:func:`~mmkd_graph.necks.draw_cells`), or ``'instances'``.
-        max_cells: draw so many of the rank's batch, anew in every pass, by torch's global generator.
-        max_instances: instances per image, the largest first; ``None`` takes all.
-        centered: compare embeddings relative to the mean of all samples; otherwise what they share, which is most of
-            them, makes every distance small.
-        level_weights: of the squared distances: ``'area'``, ``'equal'``, or one number per paired level, finest
-            first: see :func:`~mmkd_graph.losses.base.level_shares`.
+        num_classes: required; number of classes of the **student's** data set. A label that is not below it is an
+            error.
+        embedding_weight: weight of the tuples; 1000 in the authors' code, in a stage of its own.
+        classifier_weight: weight of the local classifier; 100 in the authors' code, beside the labels, in a stage of
+            its own.
+        embedding_temperature: τ₁, in the unit of distances of unit vectors; as in the authors' code.
+        classifier_temperature: τ₂, in the unit of the inner products; as in the authors' code.
+        margin: of the semi-hard negatives; as in the authors' code.
+        num_negatives: maximum number per tuple, the nearest first; ``None``: all, as in the authors' code. A tuple with
+            fewer keeps those.
+        samples: ``'cells'`` of the finest level (:func:`~mmkd_graph.necks.draw_cells`), or ``'instances'``, which
+            correspond to the paper's images.
+        max_cells: number of cells, of a rank's batch, redrawn in every pass by torch's global generator.
+        max_instances: maximum number per image, the largest first; ``None``: all.
+        centered: subtract the mean of all samples from embeddings before they are compared. Without it, what they
+            share, which is most of them, makes every distance small.
+        level_weights: of the squared distances: ``'area'`` (every cell has the same weight), ``'equal'`` (every level),
+            or one number per paired level, finest first.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.
