@@ -16,7 +16,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmkd_graph.checking.accuracy import average_precision
 from mmkd_graph.checkpoints import is_address
-from mmkd_graph.packaged import TOOLS, program
+from mmkd_graph.packaged import command
 from mmkd_graph.registry import HOOKS
 
 from .student_export_hook import StudentExportHook
@@ -151,8 +151,7 @@ def _config(runner: Runner) -> str:
 
 def _tool(name: str, *arguments: str) -> str:
     """The command of a tool of this package, as it is given from here."""
-    words = [_shown(TOOLS.resolve() / name)] if TOOLS.is_symlink() else program(name)
-    return shlex.join(['python', *words, *map(_shown, arguments)])
+    return command(name, *map(_shown, arguments))
 
 
 def _mmdet_test(*arguments: str | Path) -> str | None:
