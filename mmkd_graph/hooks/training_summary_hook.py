@@ -54,7 +54,7 @@ def summary(runner: Runner) -> list[str]:
     lines, best = _metrics(runner)
     if lines:
         check = _tool('check.py', config)
-        lines.append(f'the teacher: not measured by a training; scored on validation images by: {check}')
+        lines.append(f'AP of the teacher, which a training does not measure: {check}')
     info = runner.message_hub.runtime_info
     last = _there(runner, info.get('last_ckpt'))
     if not (best or last):

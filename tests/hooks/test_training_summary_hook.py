@@ -50,7 +50,7 @@ def test_best_and_last_value_and_the_commands(runner: SimpleNamespace) -> None:
     noted({'coco/cat_precision': 0.9, 'coco/bbox_mAP': 0.2}, {'coco/bbox_mAP': 0.4}, {'coco/bbox_mAP': 0.3})
     metric, teacher, checkpoint, test, mmdets, gain = summary(runner)
     assert metric == 'coco/bbox_mAP: best 0.4000 at iteration 4, last 0.3000 at iteration 6'
-    assert teacher.startswith('the teacher: not measured') and teacher.endswith(' -m mmkd_graph check distilled.py')
+    assert teacher == 'AP of the teacher, which a training does not measure: python -m mmkd_graph check distilled.py'
     assert checkpoint == 'checkpoint: work/iter_6.pth (last)'
     assert test == 'test: python -m mmkd_graph test distilled.py work/iter_6.pth'
     assert 'mmdet' in mmdets and mmdets.endswith('test.py distilled.py work/iter_6.pth')
