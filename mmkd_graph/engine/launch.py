@@ -168,7 +168,8 @@ def join_processes(cfg: Config, local_rank: int = 0) -> None:
     names = RANK_VARIABLES[cfg.launcher]
     needed = names[:2] if cfg.launcher == 'slurm' else (*names[:2], 'MASTER_ADDR')
     if missing := [name for name in needed if name not in os.environ]:
-        fail(f'--launcher {cfg.launcher}: no {", ".join(missing)} in the environment; dist_train, dist_test, slurm_train, slurm_test set them')
+        tools = 'dist_train, dist_test, slurm_train and slurm_test'
+        fail(f'--launcher {cfg.launcher}: no {", ".join(missing)} in the environment; {tools} set them')
     os.environ.setdefault('LOCAL_RANK', os.environ.get(names[2], str(local_rank)))
     if get_device() != 'cpu':
         return

@@ -50,7 +50,7 @@ def add_losses(page: Page, distilled: Training, checkpoint: Path | None, device:
             'below, multiplied by their weights.'
         )
         page.draw('losses', Picture(svg(plot_losses(terms, window=1)), caption))
-    state = read_state(checkpoint) if checkpoint else {}
+    state, position = read_state(checkpoint) if checkpoint else ({}, {})
     weights = loss_weights(distilled.config, state)
     for name, one in weights.items():
         value = 'not measured yet' if one.value is None else f'{one.value:.4g}'
@@ -75,7 +75,7 @@ def add_losses(page: Page, distilled: Training, checkpoint: Path | None, device:
         )
     if checkpoint and device:
         try:
-            shares = gradient_shares(distilled.config, state, device)
+            shares = gradient_shares(distilled.config, state, position, device)
         except Exception as error:  # teacher and training data may have gone since
             page.lack('losses', f'Gradient shares at the end could not be measured: {one_line(error)}')
             return

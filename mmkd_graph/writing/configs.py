@@ -135,7 +135,7 @@ def write_configs(
 
 def _name(own: OwnData) -> str:
     """A short name of the data, for files."""
-    return Path(own.source).absolute().stem.replace('.', '-')
+    return Path(os.path.abspath(own.source)).stem.replace('.', '-')
 
 
 def _data_text(own: OwnData) -> str:

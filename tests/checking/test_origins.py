@@ -95,7 +95,7 @@ def test_a_backend_of_the_visualizer_whose_package_is_missing(tmp_path: Path, mo
     cfg = settings(tmp_path, visualizer=backends)
     with pytest.raises(ImportError) as caught:
         Runner.from_cfg(cfg)
-    assert config_error(caught.value, cfg).startswith('visualizer.vis_backends: ImportError: Please run "pip install wa')
+    assert config_error(caught.value, cfg).startswith('visualizer.vis_backends: ImportError: Please run "pip install')
 
 
 def test_what_is_not_the_configs_fault_keeps_its_traceback(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mmengine.config.utils
@@ -14,6 +15,7 @@ from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.datasets.reading import leaves
 from mmkd_graph.distillers.teacher import read_config
 from mmkd_graph.writing import write_configs
+from mmkd_graph.writing.configs import _name
 
 RETINA = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 RETINA_101 = 'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'
@@ -187,6 +189,14 @@ def test_local_configs_are_bases_too(shapes, tmp_path):
     assert written.checkpoint == 'work_dirs/tiny_shapes/epoch_3.pth'
     assert "_base_ = ['../../mine/tiny.py', './shapes.py']" in Path('configs/own/tiny_shapes.py').read_text()
     assert Config.fromfile(written.distillation).train_cfg.max_epochs == 3
+
+
+@pytest.mark.parametrize('data', ['.', '../shapes', 'annotations/..'])
+def test_the_folder_names_the_files_however_it_is_given(data, monkeypatch):
+    root = Path('data/shapes')
+    (root / 'annotations').mkdir(parents=True)
+    monkeypatch.chdir(root)
+    assert _name(SimpleNamespace(source=data)) == 'shapes'
 
 
 def test_configs_of_this_package_and_paths_with_blanks(tmp_path):
