@@ -9,10 +9,9 @@ with without_optional_parts():
 project = 'mmkd_graph'
 copyright = 'the mmkd_graph authors'
 version = release = mmkd_graph.__version__
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.mathjax', 'sphinx.ext.napoleon']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 napoleon_use_ivar = True
 exclude_patterns = ['_build']
-myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
 autodoc_typehints = 'none'
 autodoc_member_order = 'bysource'

@@ -5,6 +5,7 @@ Importing this imports nothing but the standard library.
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,14 +71,18 @@ def shipped(path: str | Path) -> str:
     return str(path if Path(path).is_file() or not (_MIM / path).is_file() else _MIM / path)
 
 
-def program(tool: str) -> list[str]:
-    """What follows ``python`` in the command of a tool: in a checkout its path there, else ``-m mmkd_graph``.
+def command(tool: str, *arguments: str) -> str:
+    """The command of a tool as it can be typed here: by its path in the root of the checkout, else ``-m mmkd_graph``.
 
     Example:
-        >>> program('test.py') in (['tools/test.py'], ['-m', 'mmkd_graph', 'test'])
+        >>> in_root, elsewhere = "python tools/test.py 'a config.py'", "python -m mmkd_graph test 'a config.py'"
+        >>> command('test.py', 'a config.py') in (in_root, elsewhere)
         True
     """
-    return [f'tools/{tool}'] if TOOLS.is_symlink() else ['-m', 'mmkd_graph', tool.removesuffix('.py')]
+    path = Path('tools', tool)
+    in_root = path.is_file() and path.samefile(TOOLS / tool)
+    words = [str(path)] if in_root else ['-m', 'mmkd_graph', tool.removesuffix('.py')]
+    return shlex.join(['python', *words, *arguments])
 
 
 def _path(name: str) -> str:

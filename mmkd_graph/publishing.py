@@ -101,7 +101,11 @@ def publish_student(checkpoint: str, out: str | Path, config: Config | None = No
         written = torch.load(file, map_location='cpu', weights_only=True)
         _built(Config.fromstring(written['meta']['cfg'], '.py')).load_state_dict(written['state_dict'], strict=True)
         text.replace(beside)
-        file.replace(final)
+        try:
+            file.replace(final)
+        except BaseException:
+            beside.unlink()
+            raise
     return Published(
         weights=final,
         config=beside,

@@ -38,7 +38,7 @@ ARROWS = {
     },
     'reporting': {
         *('registry', 'distillers', 'checking', 'datasets', 'visualization'),
-        *('export', 'checkpoints', 'findings', 'hooks', 'engine'),
+        *('export', 'checkpoints', 'findings', 'packaged', 'hooks', 'engine'),
     },
 }
 

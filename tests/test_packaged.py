@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmkd_graph import packaged
 from mmkd_graph.__main__ import main, programs
 from mmkd_graph.distillers.teacher import resolve_model_config
-from mmkd_graph.packaged import TOOLS, read_config, shipped
+from mmkd_graph.packaged import TOOLS, command, read_config, shipped
 
 ROOT = Path(__file__).parents[1]
 CRG = 'mmkd_graph::crg/retinanet_r50_fpn_crg-r101_1x_coco.py'
@@ -111,6 +112,29 @@ def test_paths_of_suites_are_those_of_the_package_where_there_is_no_checkout(
     monkeypatch.chdir(tmp_path)
     assert shipped('nowhere.py') == 'nowhere.py'
     assert Path(shipped(suite)).samefile(ROOT / suite)
+
+
+def test_commands_are_those_that_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert command('analysis/report.py', 'a dir') == "python tools/analysis/report.py 'a dir'"
+    monkeypatch.chdir(tmp_path)
+    assert command('analysis/report.py', 'a dir') == "python -m mmkd_graph analysis/report 'a dir'"
+    (tmp_path / 'tools').mkdir()  # those of another repository, mmdet's
+    shutil.copy(ROOT / 'tools' / 'train.py', tmp_path / 'tools')
+    assert command('train.py') == 'python -m mmkd_graph train'
+
+
+def test_no_program_prints_a_path_that_a_wheel_does_not_have() -> None:
+    """``command`` writes commands, ``shipped`` finds suites; the help of a tool calls it by its name."""
+    path = re.compile(r'(?<!`)\btools/(?!benchmark/suites/)[\w/]+\.(py|sh)')
+    for file in [*(ROOT / 'mmkd_graph').rglob('*.py'), *(ROOT / 'tools').glob('*.py')]:
+        parsed = ast.parse(file.read_text(encoding='utf-8'))
+        not_printed = {id(node.value) for node in ast.walk(parsed) if isinstance(node, ast.Expr)}
+        if file.parent.name == 'tools':
+            not_printed.discard(id(parsed.body[0].value))  # its help
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in not_printed:
+                assert not path.search(node.value), f'{file}:{node.lineno}'
 
 
 def test_every_tool_is_listed_with_a_line(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

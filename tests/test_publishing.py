@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -165,6 +166,21 @@ def test_refused_in_one_line_and_nothing_is_left(
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and lines[0].startswith(f'publish_student.py: error: {said}'), (arguments, lines)
         assert {*tmp_path.iterdir()} == files
+
+
+def test_nothing_is_left_if_a_file_cannot_be_put_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / 'good.pth', config())
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.suffix == '.pth':
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, 'replace', full)
+    with pytest.raises(OSError, match='No space left'):
+        publish_student(str(tmp_path / 'good.pth'), tmp_path / 's.pth')
+    assert [path.name for path in tmp_path.iterdir()] == ['good.pth']
 
 
 def test_the_tool_says_what_it_wrote(

@@ -13,9 +13,9 @@ middle three and going on to the best one's neighbours; the test split is read o
 rest from the seed's.
 
 Example:
-    python tools/compare.py configs/my/retinanet_crg.py configs/my/retinanet_pkd.py --seeds 0 1 2
-    python tools/compare.py tools/benchmark/suites/bccd.py --jobs 2
-    python tools/compare.py tools/benchmark/suites/bccd.py --methods crg pkd --seeds 0 1 --split val
+    compare.py configs/my/retinanet_crg.py configs/my/retinanet_pkd.py --seeds 0 1 2
+    compare.py tools/benchmark/suites/bccd.py --jobs 2
+    compare.py tools/benchmark/suites/bccd.py --methods crg pkd --seeds 0 1 --split val
 """
 
 from __future__ import annotations

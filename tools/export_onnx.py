@@ -4,7 +4,7 @@ Boxes, scores and labels after NMS are the outputs; sizes of images and batches 
 to install mmdeploy, and what was tried.
 
 Example:
-    python tools/export_onnx.py student-1a2b3c4d.pth student.onnx --images data/shapes/VOC2007/JPEGImages/test_00000.jpg
+    export_onnx.py student-1a2b3c4d.pth student.onnx --images data/shapes/VOC2007/JPEGImages/test_00000.jpg
 """
 
 from __future__ import annotations

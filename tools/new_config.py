@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import sys
 
 try:
@@ -23,6 +22,7 @@ from mmengine.logging import MMLogger
 from mmkd_graph.engine.interrupts import ended_by_signals
 from mmkd_graph.engine.launch import fail
 from mmkd_graph.findings import failed
+from mmkd_graph.packaged import command
 from mmkd_graph.writing import check_written, write_configs
 
 
@@ -46,7 +46,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    command = shlex.join(['python', *sys.argv])
     try:
         written = write_configs(
             args.student,
@@ -56,7 +55,7 @@ def main() -> int:
             args.teacher_checkpoint,
             args.out,
             args.force,
-            command,
+            command('new_config.py', *sys.argv[1:]),
         )
     except (OSError, ValueError) as error:
         fail(' '.join(str(error).split()))

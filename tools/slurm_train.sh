@@ -3,7 +3,7 @@ set -euo pipefail
 
 usage() {
     cat >&2 <<'END'
-usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [option of train.py ...]
+usage: slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [option of train.py ...]
   Trains in GPUS processes (8), GPUS_PER_NODE (8) of them on a machine, CPUS_PER_TASK (5) cores each.
   GPUS_PER_NODE=0 asks for no GPU: the processes then meet over gloo.
   SRUN_ARGS: more options of srun, separated by blanks; MASTER_PORT (29500); PYTHON (python)

@@ -44,6 +44,7 @@ from mmkd_graph.engine.resuming import find_resume_point, find_start, named_chec
 from mmkd_graph.engine.runner import CANNOT_WRITE
 from mmkd_graph.findings import one_line
 from mmkd_graph.losses.names import changed_losses
+from mmkd_graph.packaged import command
 
 RUNNER = 'mmkd_graph.TrainingRunner'
 
@@ -119,7 +120,8 @@ def end(error: BaseException, cfg: Config) -> None:
         if is_first_rank():
             for failure in error.failures:
                 say(str(failure))
-            say('error: the training was not started; tools/check.py tells more, --no-check starts it all the same')
+            more = f'{command("check.py")} tells more'
+            say(f'error: the training was not started; {more}, --no-check starts it all the same')
         sys.exit(1)
     if isinstance(error, FloatingPointError):
         stop(str(error), cfg)

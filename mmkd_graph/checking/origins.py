@@ -102,10 +102,12 @@ def _places(node: Any, kind: str, option: str) -> Iterator[str]:
 def _key(error: Exception, cfg: Config) -> str | None:
     key = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if not frame.f_globals.get('__name__', '').startswith(('mmengine.runner', 'mmkd_graph')):
+        module, name = frame.f_globals.get('__name__', ''), frame.f_code.co_name
+        if module == 'mmengine.visualization.vis_backend' and name == '_init_env':
+            return 'visualizer.vis_backends'  # a package that is not there, or a login
+        if not module.startswith(('mmengine.runner', 'mmkd_graph')):
             continue
-        name = frame.f_code.co_name
-        if name == 'run' and frame.f_globals.get('__name__') == 'mmengine.runner.loops':
+        if name == 'run' and module == 'mmengine.runner.loops':
             key = None  # a loop that runs in a hook prepares nothing
             continue
         if name in _PARTS and key in ('train_cfg', 'val_cfg', 'test_cfg'):

@@ -117,11 +117,15 @@ def _guarded(key: str, part: Callable[..., Iterable[Finding]], *args: Any, **opt
         yield Finding(FAIL, key, one_line(error), 'this could not be looked at')
 
 
+def publish_position(cfg: Config, iteration: int = 0, epoch: int = 0) -> None:
+    """Say where a training is, as its runner does: YOLOX reads it for its batch sizes, TOOD for its assigner."""
+    length = {name: (cfg.get('train_cfg') or {}).get(name) or 1 for name in ('max_epochs', 'max_iters')}
+    MessageHub.get_current_instance().update_info_dict(dict(iter=iteration, epoch=epoch, **length))
+
+
 def _check_batches(model: GraphDistiller, cfg: Config, train: Any, gpus: int) -> Iterator[Finding]:
     key, size = 'train_dataloader.dataset', batch_size(train)
-    # A runner publishes where the training is; some models read it (YOLOX for its batch sizes, TOOD for its assigner).
-    length = {name: (cfg.get('train_cfg') or {}).get(name) or 1 for name in ('max_epochs', 'max_iters')}
-    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, **length))
+    publish_position(cfg)
     begin = time.perf_counter()
     try:
         data = list(sample_batches(train, BATCHES)[1])

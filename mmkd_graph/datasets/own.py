@@ -18,7 +18,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mmkd_graph.findings import WARNING, Finding
-from mmkd_graph.packaged import read_config
+from mmkd_graph.packaged import read_config, shipped
 
 from .coco_files import no_garbage_collection
 from .metainfo import config_classes
@@ -29,7 +29,8 @@ SPLITS = ('train', 'val', 'test')
 NAMES = ('own_type', 'own_root', 'own_classes', *(f'own_{split}' for split in SPLITS))
 """Variables of a file that says which images and which classes, and nothing else."""
 BY_HAND = (
-    'copy configs/_base_/datasets/custom_coco.py or custom_voc.py, change the lines at its top, and give that file'
+    f'copy {shipped("configs/_base_/datasets/custom_coco.py")} or custom_voc.py beside it, '
+    'change the lines at its top, and give that file'
 )
 _KEPT = ('ann_file', 'data_prefix', 'img_subdir', 'ann_subdir')
 """Options of a data set that say where a split is."""

@@ -33,21 +33,22 @@ class GraphDistiller(StudentWrapper):
     ``distill.``. The teacher is in none of them. Task losses are the student's own, untouched.
 
     Args:
-        student: model dict of any mmdet detector; in a config file ``{{_base_.model}}``.
-        teacher: ``dict(config=…, checkpoint=…, strict=True)``. ``config`` is a path (local or ``mmdet::…``), a whole
-            config or a model dict; ``checkpoint`` its weights. ``strict=False`` allows weights that do not match,
-            if those of half of backbone and neck do.
-        losses: ``{name: dict(type=…, loss_weight=1.0, …)}``; several work together. With ``loss_weight=0`` a loss is
-            measured and logged as ``kd.<name>.<term>``, trains nothing, and the student trains as without it. Instead
-            of a number, ``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5)`` finds the weight by itself.
-        taps: ``dict(student='neck', teacher='neck')``, dotted module paths; default: the neck, or the backbone of
-            detectors without one. A string stands for both.
-        strides: distil only these strides, in input pixels per cell; default: all that both pyramids have.
-        adapter: ``'auto'``, ``'always'`` or ``'never'``: see :class:`~mmkd_graph.necks.PyramidAdapter`. With
-            ``'never'`` widths may differ if every loss takes that (``PyramidLoss.any_width``).
-        init_student: ``None`` (the student's own ``init_cfg``), ``'teacher'`` (afterwards neck and heads start from
-            the teacher's weights where names and shapes agree: the inheriting strategy of arXiv 2110.12724, which FGD
-            uses too), or the path or URL of a checkpoint of the student.
+        student: required; model dict of any mmdet detector, in a config file ``{{_base_.model}}``.
+        teacher: required; ``dict(config=…, checkpoint=…, strict=True)``. ``config`` is a path (local or ``mmdet::…``),
+            a whole config or a model dict; ``checkpoint`` is its weights. ``strict=False`` allows weights that are
+            missing or do not fit, with a warning, if those of half of backbone and neck do.
+        losses: required; ``{name: dict(type=…, loss_weight=1.0, …)}``, one or more. With ``loss_weight=0`` a loss is
+            measured and logged as ``kd.<name>.<term>``, and the student trains as without it.
+            ``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=0.5)`` measures the weight.
+        taps: ``dict(student='neck', teacher='neck')``, dotted module paths, or one string for both. ``None``: the neck,
+            or the backbone of detectors without one.
+        strides: distil only these, in input pixels per cell; ``None``: all that both pyramids have.
+        adapter: ``'auto'`` (where widths differ), ``'always'`` or ``'never'``: see
+            :class:`~mmkd_graph.necks.PyramidAdapter`. With ``'never'`` widths may differ if every loss takes that
+            (``PyramidLoss.any_width``).
+        init_student: ``None`` (the student's own ``init_cfg``); ``'teacher'`` (afterwards neck and heads start from the
+            teacher's weights where names and shapes agree, the inheriting strategy of arXiv 2110.12724, which FGD uses
+            too); or the path or URL of a checkpoint of the student.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: at build time, naming the config key and what is accepted.

@@ -43,12 +43,12 @@ class LossWeight(BaseModule):
 
 @MODELS.register_module()
 class GradientRatio(LossWeight):
-    r"""``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=r)``: the loss's gradient is r times the task's.
+    """``loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=r)``: the loss's gradient is r times the task's.
 
     In the first ``iterations`` training passes that the loss takes part in, the gradient norms of the task losses and
     of the loss (all its terms together, at weight 1) are measured at the tapped student features, before any adapter,
-    all paired levels together, all ranks together. Each pass gives a scale :math:`\|g_{task}\| / \|g_{loss}\|`. The
-    weight is r times their median: fixed, logged, and stored in the checkpoint.
+    all paired levels together, all ranks together. Each pass gives a scale ``‖g_task‖ / ‖g_loss‖``. The weight is r
+    times their median: fixed, logged, and stored in the checkpoint.
 
     While measuring, a pass is weighted by the smaller of its own scale and the median so far, so that its gradient is
     never more than r times the task's, however odd the pass. A pass in which one of the norms is zero or not finite

@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 
 from mmkd_graph.checking.origins import config_error
 from mmkd_graph.checkpoints import TRUST, allow_logs, is_address, trust_files
-from mmkd_graph.packaged import read_config
+from mmkd_graph.packaged import command, read_config
 
 from .errors import NotStarted
 from .interrupts import say
@@ -38,7 +38,7 @@ _NEEDLESS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias'
 """Warnings of mmengine about its own hooks."""
 _TWO_DATA = (
     ". A base that is a whole detector has data of its own: write the other file's settings below _base_. "
-    'tools/new_config.py --data does that for your data; see docs/own_data.md'
+    f'{command("new_config.py")} --data does that for your data; see docs/own_data.md'
 )
 
 
@@ -168,7 +168,8 @@ def join_processes(cfg: Config, local_rank: int = 0) -> None:
     names = RANK_VARIABLES[cfg.launcher]
     needed = names[:2] if cfg.launcher == 'slurm' else (*names[:2], 'MASTER_ADDR')
     if missing := [name for name in needed if name not in os.environ]:
-        fail(f'--launcher {cfg.launcher}: no {", ".join(missing)} in the environment; see tools/dist_*.sh, slurm_*.sh')
+        tools = 'dist_train, dist_test, slurm_train and slurm_test'
+        fail(f'--launcher {cfg.launcher}: no {", ".join(missing)} in the environment; {tools} set them')
     os.environ.setdefault('LOCAL_RANK', os.environ.get(names[2], str(local_rank)))
     if get_device() != 'cpu':
         return

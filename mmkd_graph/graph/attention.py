@@ -11,11 +11,11 @@ from .precision import in_full_precision
 def spatial_attention(
     features: Tensor, temperature: float = 0.5, normalize: bool = False, valid: Tensor | None = None
 ) -> Tensor:
-    r"""Where a feature map is active: :math:`HW \cdot \mathrm{softmax}(\mathrm{mean}_c |F| / \tau)`.
+    """Where a feature map is active: ``HW · softmax(mean_c |F| / τ)``.
 
     Args:
         features: Feature maps of shape (N, C, H, W) or (N, C, L). Not detached here.
-        temperature: :math:`\tau` > 0, in the unit of the features (without unit with ``normalize``).
+        temperature: τ > 0, in the unit of the features (without unit with ``normalize``).
         normalize: Divide the map by its mean over space first, so that the same temperature means the same
             whatever the scale of the features.
         valid: Booleans of shape (N, 1, H, W) (or (N, 1, L)), False where a cell is padding. Such a cell has weight 0
@@ -44,11 +44,11 @@ def spatial_attention(
 
 @in_full_precision
 def channel_attention(features: Tensor, temperature: float = 0.5, normalize: bool = False) -> Tensor:
-    r"""Which channels are active: :math:`C \cdot \mathrm{softmax}(\mathrm{mean}_{hw} |F| / \tau)`.
+    """Which channels are active: ``C · softmax(mean_hw |F| / τ)``.
 
     Args:
         features: Feature maps of shape (N, C, H, W) or (N, C, L). Not detached here.
-        temperature: :math:`\tau` > 0, in the unit of the features (without unit with ``normalize``).
+        temperature: τ > 0, in the unit of the features (without unit with ``normalize``).
         normalize: Divide the map by its mean over channels first.
 
     Returns:

@@ -9,16 +9,16 @@ from .samples import mean_of_samples
 
 @in_full_precision
 def info_nce(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> Tensor:
-    r"""InfoNCE over samples, :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`.
+    """InfoNCE over samples, ``-1/K Σ_i log softmax_j(⟨s_i, t_j⟩ / τ)`` at ``j = i``.
 
-    The positive of student sample i is the teacher's i, its negatives are the teacher's :math:`j \ne i`. Embeddings
-    that are all equal are not a minimum: if the teacher's are, the value is :math:`\log K`; if the student's are, it is
-    at least that (Jensen). Right pairings go below it.
+    The positive of student sample i is the teacher's i, its negatives are the teacher's others. Embeddings that are all
+    equal are not a minimum: if the teacher's are, the value is log K; if the student's are, it is at least that
+    (Jensen). Right pairings go below it.
 
     Args:
         student: Unit vectors of shape (K, D), without unit.
         teacher: Unit vectors of shape (K, D), in the same order. Not detached here.
-        temperature: :math:`\tau` > 0, without unit.
+        temperature: τ > 0, without unit.
 
     Returns:
         A scalar >= 0 (up to rounding); exactly 0, with zero gradient, for one sample or none; float32, or float64 for

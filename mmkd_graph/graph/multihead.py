@@ -45,7 +45,7 @@ def attention_graphs(keys: Tensor, queries: Tensor, heads: int, scaled: bool = F
 
 @in_full_precision
 def graph_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""KL(softmax(tanh :math:`G_S`) ‖ softmax(tanh :math:`G_T`)) over the queries, per head and key.
+    """``KL(softmax(tanh G_S) ‖ softmax(tanh G_T))`` over the queries, per head and key.
 
     Args:
         student: (heads, K, K) attention graphs.

@@ -33,7 +33,7 @@ def unit_length(samples: Tensor) -> Tensor:
 
 @in_full_precision
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""KL(p ‖ q) :math:`= \sum_i p_i (\log p_i - \log q_i)`.
+    """KL(p ‖ q) = Σ p · (log p - log q).
 
     Args:
         log_p: (…, n) logarithms of distributions over the last axis.

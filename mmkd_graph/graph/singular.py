@@ -14,16 +14,16 @@ DEAD_RATIO = 1e-6
 
 @in_full_precision
 def leading_vectors(maps: Tensor, k: int = 1, damping: float = 1e-2) -> Tensor:
-    r"""The k leading right singular vectors of each map, read as a matrix of L = H·W cells and C channels.
+    """The k leading right singular vectors of each map, read as a matrix of L = H·W cells and C channels.
 
     Each points to the side of most cells (the sum of its products with them is not negative), so nothing depends on
     the sign that the solver happens to give. A vector whose singular value is below 1e-3 of the largest is zero and
     passes no gradient, as are all of a map of zeros. A map with a value that is not finite gives NaN.
 
     The vectors come from the eigenvectors of the L × L inner products of the cells, without gradient. The gradient is
-    that of first-order perturbation, :math:`dv_i = \sum_{j \ne i} v_j v_j^T\,d(X^T X)\,v_i / (\lambda_i - \lambda_j)`
-    with all :math:`j`, those of eigenvalue 0 too, and with gap / (gap² + (damping · λ₁)²) in place of 1 / gap: bounded,
-    and 0 between equal eigenvalues. Autograd through ``svd`` would divide by those gaps.
+    that of first-order perturbation, ``dv_i = Σ_j v_j v_jᵀ d(XᵀX) v_i / (λ_i - λ_j)`` with all j other than i, those of
+    eigenvalue 0 too, and with gap / (gap² + (damping · λ₁)²) in place of 1 / gap: bounded, and 0 between equal
+    eigenvalues. Autograd through ``svd`` would divide by those gaps.
 
     Args:
         maps: (B, C, H, W) or (B, C, L). ``torch.linalg.eigh`` on CUDA is batched for up to 32 cells and a loop above.

@@ -37,16 +37,16 @@ class Tuples(NamedTuple):
 def semihard_tuples(
     embeddings: Tensor, labels: Tensor, margin: float = 0.2, num_negatives: int | None = None
 ) -> Tuples:
-    r"""All pairs of one class with their semi-hard negatives: farther than the positive, by at most the margin.
+    """All pairs of one class with their semi-hard negatives: farther than the positive, by at most the margin.
 
-    Of every ordered pair (a, p) of the same class the negatives are the n of other classes with
-    :math:`0 < |e_a - e_n| - |e_a - e_p| \le m`. Pairs without one make no tuple. Nothing is drawn at random. The
-    negatives of an anchor are sorted once, so that those of a pair are a slice: K² log K steps instead of K³.
+    Of every ordered pair (a, p) of the same class the negatives are the n of other classes with ``0 < |e_a - e_n| -
+    |e_a - e_p| <= m``. Pairs without one make no tuple. Nothing is drawn at random. The negatives of an anchor are
+    sorted once, so that those of a pair are a slice: K² log K steps instead of K³.
 
     Args:
         embeddings: (K, D), unit vectors as a rule. Passes no gradient.
         labels: (K,) integers.
-        margin: :math:`m` > 0, in the unit of the distance.
+        margin: m > 0, in the unit of the distance.
         num_negatives: at most so many per tuple, the nearest to the anchor; ``None`` takes all. A pair with fewer
             keeps those that there are.
 
@@ -114,16 +114,16 @@ def pairwise_distance(embeddings: Tensor) -> Tensor:
 
 @in_full_precision
 def tuple_divergence(student: Tensor, teacher: Tensor, tuples: Tuples, temperature: float = 4.0) -> Tensor:
-    r"""How differently two models compare the members of tuples with their anchor.
+    """How differently two models compare the members of tuples with their anchor.
 
-    A model's distribution over a tuple is :math:`\mathrm{softmax}(-d / \tau)` of the distances from the anchor to
-    the positive and to each negative; the value is the mean over tuples of KL(teacher ‖ student).
+    A model's distribution over a tuple is ``softmax(-d / τ)`` of the distances from the anchor to the positive and to
+    each negative; the value is the mean over tuples of KL(teacher ‖ student).
 
     Args:
         student: (K, D) embeddings, unit vectors as a rule.
         teacher: (K, D') embeddings of the same instances. Passes no gradient.
         tuples: see :func:`semihard_tuples`.
-        temperature: :math:`\tau` > 0, in the unit of the distances.
+        temperature: τ > 0, in the unit of the distances.
 
     Returns:
         Scalar >= 0; without tuples 0, still attached to ``student``.
@@ -157,16 +157,16 @@ def tuple_divergence(student: Tensor, teacher: Tensor, tuples: Tuples, temperatu
 
 @in_full_precision
 def center_divergence(logits: Tensor, teacher: Tensor, centers: Tensor, temperature: float = 2.0) -> Tensor:
-    r"""How a classifier differs from the one that the teacher's class centres make.
+    """How a classifier differs from the one that the teacher's class centres make.
 
-    The teacher's distribution is :math:`\mathrm{softmax}_c(\langle e, \mu_c / |\mu_c| \rangle / \tau)`; the value is
-    the mean over instances of KL(teacher ‖ student).
+    The teacher's distribution is ``softmax_c(⟨e, μ_c / |μ_c|⟩ / τ)``; the value is the mean over instances of
+    KL(teacher ‖ student).
 
     Args:
         logits: (K, n), the student's over n classes.
         teacher: (K, D) embeddings of the same instances, not normalised. Passes no gradient.
         centers: (n, D) mean embeddings of the same classes. Passes no gradient.
-        temperature: :math:`\tau` > 0, of both.
+        temperature: τ > 0, of both.
 
     Returns:
         Scalar >= 0; without instances or with a single class 0, still attached to ``logits``.

@@ -1,16 +1,15 @@
-r"""Channel graphs of local windows: their edges and their whole spectrum from matrices as small as a window.
+"""Channel graphs of local windows: their edges and their whole spectrum from matrices as small as a window.
 
 The graph of a whole map does not change when its cells are permuted; the graphs of windows of p × p cells do. A window
-of C channels and L = p² cells gives C unit rows :math:`\tilde S \in R^{C \times L}`, one vertex per channel:
+of C channels and L = p² cells gives C unit rows ``S̃`` (C × L), one vertex per channel:
 
-- affinities :math:`A = \tilde S \tilde S^T`, cosines between the channels,
-- edge weights :math:`W = (1 1^T + A) / 2` in [0, 1], self loops kept (the renormalisation of GCN, arXiv 1609.02907),
-- :math:`M = D^{-1/2} W D^{-1/2}` with the degrees :math:`D`; :math:`I - M` is the normalised Laplacian.
+- affinities ``A = S̃S̃ᵀ``, cosines between the channels,
+- edge weights ``W = (11ᵀ + A) / 2`` in [0, 1], self loops kept (the renormalisation of GCN, arXiv 1609.02907),
+- ``M = D^-½ W D^-½`` with the degrees D; ``I - M`` is the normalised Laplacian.
 
-With the degrees' roots :math:`\hat u \propto D^{1/2} 1`, of length 1, is :math:`M = \hat u \hat u^T + Y Y^T`, where
-:math:`Y \in R^{C \times L}` are the rows, centred and divided by the roots: :math:`\hat u` is the trivial eigenvector,
-of eigenvalue 1, and everything else follows from matrices of L × L, without one of C × C and without an iterative
-solver.
+With the roots of the degrees, ``û ∝ D^½ 1`` of length 1, ``M = ûûᵀ + YYᵀ``, where Y (C × L) are the rows, centred and
+divided by the roots. û is the trivial eigenvector, of eigenvalue 1, and everything else follows from matrices of L × L,
+without one of C × C and without an iterative solver.
 """
 
 from typing import NamedTuple
@@ -100,16 +99,16 @@ def unit_rows(windows: Tensor) -> Tensor:
 
 @in_full_precision
 def edge_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    r"""How far the affinities of channels are from the teacher's, without a matrix of channels × channels.
+    """How far the affinities of channels are from the teacher's, without a matrix of channels × channels.
 
-    :math:`|\tilde S \tilde S^T - \tilde T \tilde T^T|^2`, from three Gram matrices of cells.
+    ``‖S̃S̃ᵀ - T̃T̃ᵀ‖²``, from three Gram matrices of cells.
 
     Args:
         student: (…, C, L) unit rows.
         teacher: (…, C, L') unit rows of the same channels.
 
     Returns:
-        The squared distance >= 0 and the teacher's energy :math:`|\tilde T \tilde T^T|^2`, both of shape (…).
+        The squared distance >= 0 and the teacher's energy ``‖T̃T̃ᵀ‖²``, both of shape (…).
 
     Example:
         >>> import torch
@@ -151,19 +150,19 @@ def spectrum(rows: Tensor) -> Spectrum:
 
 @in_full_precision
 def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    r"""How far the teacher's spectral embedding is from one of the student's graph: :math:`|(M_S - M_T) U \Lambda|^2`.
+    """How far the teacher's spectral embedding is from one of the student's graph: ``‖(M_S - M_T) UΛ‖²``.
 
-    U are the teacher's eigenvectors and :math:`\Lambda` its eigenvalues but for the trivial pair, which says nothing
-    of the graph: the coordinates of its diffusion map after one step. The distance is free of the choice of signs and
-    bases, and no eigenvector is computed: it is :math:`|(M_S - M_T) Y_T Y_T^T|^2`. It cannot see what the student's
-    graph has outside of the space of the teacher's eigenvectors.
+    U are the teacher's eigenvectors and Λ its eigenvalues but for the trivial pair, which says nothing of the graph:
+    the coordinates of its diffusion map after one step. The distance is free of the choice of signs and bases, and no
+    eigenvector is computed: it is ``‖(M_S - M_T) Y_T Y_Tᵀ‖²``. It cannot see what the student's graph has outside of
+    the space of the teacher's eigenvectors.
 
     Args:
         student: (…, C, L) unit or zero rows.
         teacher: (…, C, L).
 
     Returns:
-        The squared distance >= 0, and :math:`|\Lambda^2|^2`, that of a student without any structure; both of shape
+        The squared distance >= 0, and ``‖Λ²‖²``, that of a student without any structure; both of shape
         (…). The latter is 0 within rounding where the teacher's graph has no structure: a constant window.
 
     Source: spectral embedding, Belkin & Niyogi 2003; diffusion maps, Coifman & Lafon 2006.
@@ -187,12 +186,11 @@ def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _factor(rows: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The trivial eigenvector :math:`\hat u` (…, C, 1) and :math:`Y` (…, C, L) of M, see the module.
+    """The trivial eigenvector û (…, C, 1) and Y (…, C, L) of M, see the module.
 
-    With :math:`r = (2 D 1)^{-1/2}`, :math:`m = \tilde S^T 1` and :math:`q^2 = 1^T 2 D 1` is :math:`\hat u = 1 / (r q)`
-    and :math:`Y_i = r_i (\tilde S_i - c_i m)`, where :math:`c_i = (r_i^{-2} + q) / (q (q + C))`: the columns of
-    :math:`\mathrm{diag}(r) [1, \tilde S]`, reflected so that the first one is :math:`\hat u`. Every degree is at least
-    1 (C / 2 of a zero row).
+    With ``r = (2 D 1)^-½``, ``m = S̃ᵀ1`` and ``q² = 1ᵀ 2 D 1``, ``û = 1 / (r q)`` and ``Y_i = r_i (S̃_i - c_i m)``, where
+    ``c_i = (r_i^-2 + q) / (q (q + C))``: the columns of ``diag(r) [1, S̃]``, reflected so that the first one is û. Every
+    degree is at least 1 (C / 2 of a zero row).
     """
     count, mean = rows.shape[-2], rows.sum(-2, keepdim=True)
     twice = count + rows @ mean.mT  # the degrees

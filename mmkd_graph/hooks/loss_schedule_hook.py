@@ -35,14 +35,15 @@ class LossScheduleHook(Hook):
     ``convert_to_iter_based``.
 
     Args:
-        losses: names under the model's ``losses``; default: all of them. Several hooks may share the losses out.
-        begin: time at which the loss begins.
-        warmup: length of the warm-up, from ``begin`` on.
+        losses: names under the model's ``losses``; ``None``: all. Several hooks may share the losses, one hook per
+            loss.
+        begin: the loss is off before.
+        warmup: length of the linear rise from 0 to 1, from ``begin`` on.
         policy: ``'constant'``, ``'linear'`` or ``'cosine'``.
-        end: time at which the decay has reached ``end_ratio``; default: the end of the training.
+        end: time at which the decay has reached ``end_ratio``; ``None``: the end of the training.
         end_ratio: factor at ``end``.
-        stop: time from which on the loss is off; default: never.
-        by_epoch: whether times are in epochs, fractions allowed, or in iterations.
+        stop: the loss is off from here on; ``None``: never.
+        by_epoch: times are epochs (fractions allowed), or iterations. The factor changes in every iteration either way.
 
     Raises:
         ValueError: for an argument out of range; when training starts, if the model has no such loss, if two hooks

@@ -16,7 +16,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmkd_graph.checking.accuracy import average_precision
 from mmkd_graph.checkpoints import is_address
-from mmkd_graph.packaged import TOOLS, program
+from mmkd_graph.packaged import command
 from mmkd_graph.registry import HOOKS
 
 from .student_export_hook import StudentExportHook
@@ -54,7 +54,7 @@ def summary(runner: Runner) -> list[str]:
     lines, best = _metrics(runner)
     if lines:
         check = _tool('check.py', config)
-        lines.append(f'the teacher: not measured by a training; scored on validation images by: {check}')
+        lines.append(f'AP of the teacher, which a training does not measure: {check}')
     info = runner.message_hub.runtime_info
     last = _there(runner, info.get('last_ckpt'))
     if not (best or last):
@@ -151,8 +151,7 @@ def _config(runner: Runner) -> str:
 
 def _tool(name: str, *arguments: str) -> str:
     """The command of a tool of this package, as it is given from here."""
-    words = [_shown(TOOLS.resolve() / name)] if TOOLS.is_symlink() else program(name)
-    return shlex.join(['python', *words, *map(_shown, arguments)])
+    return command(name, *map(_shown, arguments))
 
 
 def _mmdet_test(*arguments: str | Path) -> str | None:

@@ -154,11 +154,11 @@ LevelWeights = Literal['equal', 'area'] | Sequence[float]
 
 
 def level_shares(weights: LevelWeights, strides: Sequence[int], name: str) -> list[float]:
-    r"""The share of a loss that each level has, for a loss's ``bind``.
+    """The share of a loss that each level has, for a loss's ``bind``.
 
     Args:
-        weights: ``'equal'``, every level the same; ``'area'``, every cell the same, so that a level has
-            :math:`1 / \mathrm{stride}^2` of the weight; or one number >= 0 per level, finest first.
+        weights: ``'equal'``, every level the same; ``'area'``, every cell the same, so that a level has 1 / stride² of
+            the weight; or one number >= 0 per level, finest first.
         strides: of the levels, in input pixels per cell.
         name: the loss's key under ``losses``, for the error message.
 

@@ -18,7 +18,7 @@ EPS = 1e-6
 
 @MODELS.register_module()
 class CrossKDLoss(HeadLoss):
-    r"""The teacher's head on the student's features against the teacher's head on its own.
+    """The teacher's head on the student's features against the teacher's head on its own.
 
     The student's features after ``stage`` convolutions of its two towers go through the rest of the teacher's frozen
     towers and its predictors; what comes out, the cross-head predictions, is compared with what the teacher predicts.
@@ -26,7 +26,7 @@ class CrossKDLoss(HeadLoss):
     knowledge distillation, arXiv 2306.11369).
 
     - ``score``: the distance of :class:`~mmkd_graph.losses.ScoreKDLoss`, the quality focal loss for sigmoid heads.
-    - ``box``: :math:`\sum_p w_p D_p / \sum_p w_p` over all places p that are no padding, w the teacher's largest score.
+    - ``box``: ``Σ_p w_p D_p / Σ_p w_p`` over all places p that are no padding, w the teacher's largest score.
       D is that of :class:`~mmkd_graph.losses.LDLoss` where the teacher predicts distributions of edges, with the same
       temperature, otherwise 1 - GIoU of the decoded boxes (arXiv 1902.09630).
 
@@ -38,8 +38,8 @@ class CrossKDLoss(HeadLoss):
     Args:
         score_weight: weight of the term ``score``.
         box_weight: weight of the term ``box``.
-        stage: convolutions of the student's towers that its features have passed; 3 of 4 is the paper's.
-        tau: temperature of the distributions of edges.
+        stage: number of convolutions of the student's towers that its features have passed; the paper's 3 of 4.
+        tau: temperature of the distributions of edges, as in LD.
 
     Raises:
         ValueError: for a number outside what is accepted; when built, if a tower has fewer convolutions.

@@ -13,18 +13,18 @@ from .base import DistillContext, Pyramid, PyramidLoss, total
 
 @MODELS.register_module()
 class CWDLoss(PyramidLoss):
-    r"""Divergence of the channels, each of them a distribution over space.
+    """Divergence of the channels, each of them a distribution over space.
 
-    :math:`\frac{\tau^2}{N C} \sum_{n,c} \mathrm{KL}(\phi(F_T) \| \phi(F_S))` with :math:`\phi` the softmax over space
-    of a channel divided by :math:`\tau`, a sum over levels (CWD, arXiv 2011.13256).
+    ``τ²/(NC) Σ_nc KL(φ(T) ‖ φ(S))`` with φ the softmax over space of a channel divided by τ, a sum over levels (CWD,
+    arXiv 2011.13256).
 
     The code that the authors name for detection (pppppM/mmdetection-distiller) leaves the teacher's entropy out: same
     gradient, a value that is not 0 at the minimum. This is the divergence of the paper, as in mmrazor.
 
     Args:
-        divergence_weight: weight of the term ``divergence``. 5 on P3 to P6 is theirs for RetinaNet; mmrazor's configs
-            take 10 on all five levels.
-        tau: temperature of the softmax, in the unit of the features. 1 for detection, 4 for segmentation.
+        divergence_weight: weight of the term ``divergence``; the authors' for RetinaNet, on P3 to P6. mmrazor's configs
+            have 10 on all five levels.
+        tau: temperature of the softmax, in the unit of the features; 4 for segmentation.
 
     Raises:
         ValueError: for a number outside what is accepted.

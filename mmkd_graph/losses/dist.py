@@ -15,10 +15,10 @@ DEAD = 1e-6
 
 @MODELS.register_module()
 class DISTLoss(HeadLoss):
-    r"""Correlation of class scores: over the classes of each place, and over the places of each class.
+    """Correlation of class scores: over the classes of each place, and over the places of each class.
 
-    - ``inter``: mean over places of :math:`1 - r(S_p, T_p)`, r Pearson's correlation of the K scores of a place.
-    - ``intra``: mean over classes of :math:`1 - r(S_k, T_k)`, of the scores of a class at all places of a batch.
+    - ``inter``: mean over places of ``1 - r(S_p, T_p)``, r Pearson's correlation of the K scores of a place.
+    - ``intra``: mean over classes of ``1 - r(S_k, T_k)``, of the scores of a class at all places of a batch.
 
     S and T are probabilities, sigmoid or softmax as the heads have it (DIST, arXiv 2205.10536, at temperature 1). A
     place is an anchor of a cell that is no padding; those of all levels and images are one set.
@@ -28,8 +28,9 @@ class DISTLoss(HeadLoss):
     and is left out. Of two classes ``inter`` sees the order alone; of one there is no ``inter``.
 
     Args:
-        inter_weight: weight of the term ``inter``, the paper's :math:`\beta`.
-        intra_weight: weight of the term ``intra``, the paper's :math:`\gamma`.
+        inter_weight: weight of the term ``inter``, the paper's β.
+        intra_weight: weight of the term ``intra``, the paper's γ. The places of a class are those of all levels and
+            images of the batch.
 
     Raises:
         ValueError: for weights that are not numbers >= 0, or both 0; when bound, if there is one class and

@@ -16,17 +16,17 @@ from .base import DistillContext, Pyramid, PyramidLoss, PyramidSpec, term_weight
 
 @MODELS.register_module()
 class FGDLoss(PyramidLoss):
-    r"""Objects and background apart, guided by the teacher's attention, and the relation between all positions.
+    """Objects and background apart, guided by the teacher's attention, and the relation between all positions.
 
     Focal and global distillation (FGD, arXiv 2111.11837). Each term is a sum over positions and channels, divided by
-    the number of images, and a sum over levels; weights are the paper's :math:`\alpha, \beta, \gamma, \lambda`.
+    the number of images, and a sum over levels; weights are the paper's α, β, γ, λ.
 
-    - ``foreground``, ``background``: :math:`\sum M A^S A^C (F_T - F_S)^2` with the teacher's spatial and channel
-      attention. M is :func:`~mmkd_graph.graph.foreground_mask` (every object weighs the same, whatever its size; the
-      smallest of overlapping ones counts) or :func:`~mmkd_graph.graph.background_mask`.
+    - ``foreground``, ``background``: ``Σ M A^S A^C (T - S)²`` with the teacher's spatial and channel attention. M is
+      :func:`~mmkd_graph.graph.foreground_mask` (every object weighs the same, whatever its size; the smallest of
+      overlapping ones counts) or :func:`~mmkd_graph.graph.background_mask`.
     - ``attention``: L1 distance of the student's attention from the teacher's.
-    - ``relation``: :math:`\sum (R_T(F_T) - R_S(F_S))^2` after one learned global context block each (GcBlock,
-      arXiv 1904.11492; mmcv's, which has the layers and the initialisation of the authors' code).
+    - ``relation``: ``Σ (R_T(T) - R_S(S))²`` after one learned global context block each (GcBlock, arXiv 1904.11492;
+      mmcv's, which has the layers and the initialisation of the authors' code).
 
     Differences from the authors' code (yzd-v/FGD): it stretches the boxes of an image over the padding (it divides by
     the image's own size and multiplies by the whole level's), and its first release took the mask's rows for columns
@@ -34,12 +34,12 @@ class FGDLoss(PyramidLoss):
     and weights are the code's, where the paper leaves them open.
 
     Args:
-        foreground_weight: :math:`\alpha`. These four are the authors' for RetinaNet; for Faster R-CNN they
-            take 5e-5, 2.5e-5, 5e-5, 5e-7.
-        background_weight: :math:`\beta`.
-        attention_weight: :math:`\gamma`.
-        relation_weight: :math:`\lambda`; 0 leaves the learned blocks out.
-        temperature: of the attention softmaxes, in the unit of the features.
+        foreground_weight: α. All five defaults are the authors' for RetinaNet; for Faster R-CNN 5e-5.
+        background_weight: β; for Faster R-CNN 2.5e-5.
+        attention_weight: γ; for Faster R-CNN 5e-5. The default of the authors' class, 1e-3, is in none of their
+            RetinaNet configs.
+        relation_weight: λ; for Faster R-CNN 5e-7. 0 leaves the learned blocks out.
+        temperature: τ of the attention softmaxes, in the unit of the features; for FCOS 0.8.
 
     Raises:
         ValueError: for a number outside what is accepted.

@@ -13,7 +13,7 @@ from .base import DistillContext, Pyramid, PyramidLoss, total
 
 @MODELS.register_module()
 class FitNetLoss(PyramidLoss):
-    r"""Mean squared difference of the features, a sum over levels of :math:`\mathrm{mean} (F_S - F_T)^2`.
+    """Mean squared difference of the features, a sum over levels of ``mean (S - T)²``.
 
     The oldest feature distillation (FitNets, arXiv 1412.6550). The paper trains half the squared distance of one hint
     layer, as a stage before the task. What detection papers call FitNet, and what this follows, is the mean
@@ -22,7 +22,7 @@ class FitNetLoss(PyramidLoss):
     ``adapter='always'``.
 
     Args:
-        mse_weight: weight of the term ``mse``.
+        mse_weight: weight of the term ``mse``; as in HEAD (arXiv 2207.05345) for RetinaNet, with ``adapter='always'``.
 
     Raises:
         ValueError: for a weight that is not a number >= 0.

@@ -14,14 +14,12 @@ from .score import confidence
 
 @MODELS.register_module()
 class LDLoss(HeadLoss):
-    r"""Divergence of the distributions of box edges, where the student has an object.
+    """Divergence of the distributions of box edges, where the student has an object.
 
-    .. math:: \frac{1}{N} \sum_{p \in \mathrm{positives}} w_p \, \frac{1}{4} \sum_e
-              \frac{\tau^2}{n} \mathrm{KL}(\phi(t_{pe}) \| \phi(s_{pe}))
-
-    for heads that predict a distribution over n values for each edge e of a box (GFL); :math:`\phi` is the softmax of
-    logits divided by :math:`\tau` (localization distillation, arXiv 2102.12252). The region is the paper's main one:
-    the positives of the student's own assigner. Each has the student's largest class score as weight w, detached.
+    ``1/N Σ_p w_p 1/4 Σ_e τ²/n KL(softmax(t_pe / τ) ‖ softmax(s_pe / τ))`` for heads that predict a distribution over n
+    values for each edge e of a box (GFL; localization distillation, arXiv 2102.12252). The region is the paper's main
+    one: p are the positives of the student's own assigner. Each has the student's largest class score as weight w,
+    detached.
 
     This is mmdet's ``LDHead``, which is the authors', but for N: there, the sum over the images of a GPU counts, two of
     them in the authors' configs with weight 0.25.
@@ -29,7 +27,8 @@ class LDLoss(HeadLoss):
     It cannot see class scores, nor boxes elsewhere: the paper's valuable region is left out.
 
     Args:
-        ld_weight: weight of the term ``ld``. 0.5 is the authors' 0.25 on two images.
+        ld_weight: weight of the term ``ld``, a sum over positives divided by the number of images. With two images, 0.5
+            is the authors' 0.25 and that of mmdet's ``LDHead``, which do not divide.
         tau: temperature of the softmax.
 
     Raises:
@@ -68,6 +67,6 @@ class LDLoss(HeadLoss):
 
 
 def edge_divergence(student: Tensor, teacher: Tensor, bins: int, tau: float) -> Tensor:
-    r"""Mean over the edges of :math:`\frac{\tau^2}{n}` KL(teacher ‖ student): (P,) of logits (P, 4 * n), n ``bins``."""
+    """Mean over the edges of τ²/n KL(teacher ‖ student): (P,) of logits (P, 4 * n), n ``bins``."""
     log_s, log_t = ((x.unflatten(1, (4, bins)) / tau).log_softmax(dim=-1) for x in (student, teacher))
     return tau**2 / bins * kl_divergence(log_t, log_s).mean(dim=1)

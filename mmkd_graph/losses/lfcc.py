@@ -17,14 +17,14 @@ from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpe
 
 @MODELS.register_module()
 class LFCCLoss(PyramidLoss):
-    r"""The student must find each sample among the teacher's, by the low frequencies of its features.
+    """The student must find each sample among the teacher's, by the low frequencies of its features.
 
     For student and teacher, every level is averaged at several scales, projected to a compact space and normalised: as
     a whole, and every cell of the result is a sample; or cut into instances or images first (RoIAlign, ``output_size``
-    cells a side), which have norm 1 over channels and cells together. Per level and scale
-    :math:`-\frac1K \sum_i \log \mathrm{softmax}_j(\langle s_i, t_j\rangle / \tau)_{j=i}`: the positive is the
-    teacher's view of the same sample, the negatives are its views of the others. Term ``contrast`` is the mean over
-    scales and levels. A rank compares its own samples; a single one gives exactly 0, attached.
+    cells a side), which have norm 1 over channels and cells together. Per level and scale ``-1/K Σ_i log
+    softmax_j(⟨s_i, t_j⟩ / τ)`` at ``j = i``: the positive is the teacher's view of the same sample, the negatives are
+    its views of the others. Term ``contrast`` is the mean over scales and levels. A rank compares its own samples; a
+    single one gives exactly 0, attached.
 
     The teacher's features take no gradient; its projection is a parameter of this loss. Both sides have their own
     projection, so student and teacher may have different widths (``adapter='never'``): a 1×1 convolution per level,
@@ -34,18 +34,18 @@ class LFCCLoss(PyramidLoss):
     keeps the teacher's geometry (an orthogonal projection).
 
     Args:
-        embed_channels: channels of the compact space; 128 as in CRD (arXiv 1910.10699).
-        temperature: :math:`\tau`; 0.07 as in CRD.
-        scales: sides of the averages' windows, in cells; of pooled samples at most ``output_size``.
+        embed_channels: channels of the compact space; as in CRD (arXiv 1910.10699).
+        temperature: τ; as in CRD.
+        scales: sides of the averages' windows, in cells; for instances and images at most ``output_size``.
         samples: ``'cells'`` that are not padding, after the averages; ``'instances'``, the ground-truth boxes; or
             ``'images'`` without their padding.
-        max_cells: draw at most so many cells per level and scale from the rank's batch, anew in every pass, by
-            torch's global generator.
-        output_size: cells per side of a pooled instance or image; 8 is what the default scales need.
-        max_instances: keep at most so many instances per image, the largest; ``None`` keeps all.
-        teacher_projection: ``'fixed'`` or ``'learned'``.
-        level_weights: ``'equal'``, ``'area'``, or one number per paired level, finest first: see
-            :func:`~mmkd_graph.losses.base.level_shares`. The loss is a weighted mean over the levels.
+        max_cells: maximum number of cells per level and scale, of a rank's batch, redrawn in every pass by torch's
+            global generator.
+        output_size: cells per side of an instance or image; 8 is what the default scales need.
+        max_instances: maximum number per image, the largest first; ``None``: all.
+        teacher_projection: ``'fixed'``, as initialised, or ``'learned'``.
+        level_weights: ``'equal'`` (every level has the same weight), ``'area'`` (every cell), or one number per paired
+            level, finest first.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.

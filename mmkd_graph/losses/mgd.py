@@ -18,13 +18,12 @@ from .base import DistillContext, Pyramid, PyramidLoss, PyramidSpec, total
 
 @MODELS.register_module()
 class MGDLoss(PyramidLoss):
-    r"""The teacher's features, generated from the student's of which a random part of the positions is hidden.
+    """The teacher's features, generated from the student's of which a random part of the positions is hidden.
 
-    :math:`\frac{1}{N} \sum (F_T - G(M \cdot F_S))^2` over images, channels and positions, a sum over levels (MGD,
-    arXiv 2205.01529). :math:`G` is a learned 3×3 convolution, ReLU and 3×3 convolution of each level, M hides each
-    position with probability ``mask_ratio``, anew for every image and pass. The paper writes the sum alone; the
-    division by the number of images is that of the authors' code (yzd-v/MGD), and so is torch's own initialisation of
-    :math:`G`.
+    ``1/N Σ (T - G(M · S))²`` over images, channels and positions, a sum over levels (MGD, arXiv 2205.01529). G is a
+    learned 3×3 convolution, ReLU and 3×3 convolution of each level, M hides each position with probability
+    ``mask_ratio``, anew for every image and pass. The paper writes the sum alone; the division by the number of images
+    is that of the authors' code (yzd-v/MGD), and so is torch's own initialisation of G.
 
     The masks come from a generator of their own, seeded in every pass with the seed that torch had when the loss was
     built, the number of training passes so far and the rank. Seed and number are saved with the loss: a resumed run
@@ -32,9 +31,9 @@ class MGDLoss(PyramidLoss):
     as they are. In eval mode the masks are those of the next training pass, and nothing is counted.
 
     Args:
-        generation_weight: weight of the term ``generation``, :math:`\alpha`. These two are the authors' for
-            RetinaNet; for Faster R-CNN they take 5e-7 and 0.45.
-        mask_ratio: probability that a position is hidden, :math:`\lambda`, in [0, 1).
+        generation_weight: weight of the term ``generation``, α. Both defaults are the authors' for RetinaNet; for
+            Faster R-CNN 5e-7.
+        mask_ratio: probability that a position is hidden, λ, in [0, 1); for Faster R-CNN 0.45.
 
     Raises:
         ValueError: for a number outside what is accepted.

@@ -18,20 +18,19 @@ from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpe
 
 @MODELS.register_module()
 class MHGDLoss(PyramidLoss):
-    r"""How the samples of a batch move from one level to the next, as graphs of multi-head attention.
+    """How the samples of a batch move from one level to the next, as graphs of multi-head attention.
 
     A sample is a cell of the finest level with what every level has there, its features at length 1; or a
     ground-truth instance or an image, pooled from every level and compressed to its leading right singular vector:
     the teacher's first, and of the student's first four the one nearest to it, with its sign. (A singular vector has
     no sign of its own; a cell's features have one.) Between two consecutive levels an attention network, key = next
-    level, query = previous level, gives one graph :math:`G` of all samples per head.
+    level, query = previous level, gives one graph G of all samples per head.
 
     - Term ``estimator`` trains that network on the teacher alone: from the previous level's vectors and the graphs it
       predicts the next level's, 1 - cos, with half of the heads dropped at random. It trains nothing else and is
       not multiplied by the loss's weight (``own_terms``).
-    - Term ``graph`` reads the student with the same network, its weights and statistics frozen:
-      KL(softmax(tanh :math:`G_S`) ‖ softmax(tanh :math:`G_T`)), the mean over heads and samples. Its gradient goes into
-      the student's features alone.
+    - Term ``graph`` reads the student with the same network, its weights and statistics frozen: ``KL(softmax(tanh G_S)
+      ‖ softmax(tanh G_T))``, the mean over heads and samples. Its gradient goes into the student's features alone.
 
     What it cannot see: a graph is a product of two levels, so a student whose features on both are the teacher's with
     the other sign differs by their mean alone. Where cells lie does not count either, only how they compare.
@@ -43,20 +42,21 @@ class MHGDLoss(PyramidLoss):
     The published reading is ``samples='instances', scaled=False, level_weights='equal'``.
 
     Args:
-        graph_weight: of the term that teaches the student.
-        estimator_weight: of the term that teaches the network, > 0.
-        num_heads: attention heads, >= 2.
-        scaled: divide the graphs by the square root of a head's channels (arXiv 1706.03762). Without, as published,
-            most of their entries are where tanh is flat and its gradient vanishes.
-        level_weights: of the pairs of levels, each by its finer level: ``'area'``, ``'equal'``, or one number per
-            pair, finest first: see :func:`~mmkd_graph.losses.base.level_shares`.
-        samples: ``'cells'`` of the finest level, at most half of them inside of ground-truth boxes
-            (:func:`~mmkd_graph.necks.draw_cells`), ``'instances'``, those boxes, or whole ``'images'``.
-        max_cells: draw so many of the rank's batch, anew in every pass, by torch's global generator.
-        pool_size: side of the pooled maps of instances and images, in cells. Up to 5 the eigenvalue problems are
+        graph_weight: weight of the term ``graph``; as in the authors' code.
+        estimator_weight: weight of the term ``estimator``, > 0; as in the authors' code.
+        num_heads: attention heads, >= 2; the paper's 8. Half of them are dropped in training.
+        scaled: divide the graphs by the square root of a head's channels (arXiv 1706.03762). Without, as in the paper,
+            most of their entries are where tanh is flat and has no gradient.
+        level_weights: of the pairs of levels, each by its finer level: ``'area'`` (every cell has the same weight),
+            ``'equal'`` (every pair, as in the paper), or one number per pair, finest first.
+        samples: ``'cells'`` of the finest level, at most half of them inside ground-truth boxes
+            (:func:`~mmkd_graph.necks.draw_cells`); ``'instances'``, those boxes; or whole ``'images'``, as in the
+            paper.
+        max_cells: number of cells, of a rank's batch, redrawn in every pass by torch's global generator.
+        pool_size: side of the pooled maps of instances and images, in cells. Up to 5, the eigenvalue problems are
             batched on CUDA.
-        student_vectors: candidates for the student's vector of an instance or image.
-        max_instances: instances per image, the largest first; ``None`` takes all.
+        student_vectors: candidates for the student's vector of an instance or image; as in the authors' code.
+        max_instances: maximum number per image, the largest first; ``None``: all.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.

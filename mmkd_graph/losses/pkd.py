@@ -17,12 +17,11 @@ DEAD = 1e-6
 
 @MODELS.register_module()
 class PKDLoss(PyramidLoss):
-    r"""Squared difference of features brought to zero mean and unit variance, per channel over the batch.
+    """Squared difference of features brought to zero mean and unit variance, per channel over the batch.
 
-    A sum over levels of :math:`\frac{1}{2} \mathrm{mean} (\hat F_S - \hat F_T)^2`, the mean and the variance of each
-    channel taken over images and positions. With m values per channel that is :math:`\frac{m-1}{m}(1 - r)`, averaged
-    over channels, r their Pearson correlation; positive rescaling and shifting of any channel changes nothing (PKD,
-    arXiv 2207.02039).
+    A sum over levels of ``½ mean (Ŝ - T̂)²``, the mean and the variance of each channel taken over images and
+    positions. With m values per channel that is ``(m-1)/m (1 - r)``, averaged over channels, r their Pearson
+    correlation; positive rescaling and shifting of any channel changes nothing (PKD, arXiv 2207.02039).
 
     The paper's 1 - r would need a variance over m; the authors' code (mmrazor) has the unbiased one, over m - 1, and
     adds 1e-6 to the standard deviation. This follows the code, except that instead of the 1e-6 a constant channel
@@ -30,8 +29,8 @@ class PKDLoss(PyramidLoss):
     m = 1.
 
     Args:
-        pearson_weight: weight of the term ``pearson``. The authors take 10 for RetinaNet with a dense teacher, 6 for
-            Faster R-CNN and with a Mask R-CNN teacher, on the four finest levels.
+        pearson_weight: weight of the term ``pearson``; the authors' for RetinaNet with a dense teacher, on P3 to P6. 6
+            for Faster R-CNN and with a Mask R-CNN teacher.
 
     Raises:
         ValueError: for a weight that is not a number >= 0.

@@ -17,7 +17,7 @@ from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpe
 
 @MODELS.register_module()
 class REFILLEDLoss(PyramidLoss):
-    r"""How samples of an image compare, and a classifier made of the teacher's class centres.
+    """How samples of an image compare, and a classifier made of the teacher's class centres.
 
     Nothing of the teacher's classes is used: its pyramid embeds the student's samples, and the labels are the
     student's. So the teacher may know the same classes, others, or some of both. A sample is a cell of the finest
@@ -25,29 +25,33 @@ class REFILLEDLoss(PyramidLoss):
 
     *Embedding.* A sample's embedding is the mean over its square or box of every level (RoIAlign). Term ``embedding``
     compares them (each level's part of a fixed length, together of length 1) inside tuples of an anchor, a positive of
-    its class and the semi-hard negatives of the **student's** space: KL(teacher ‖ student) of
-    softmax(-distance / :math:`\tau_1`).
+    its class and the semi-hard negatives of the **student's** space: KL(teacher ‖ student) of ``softmax(-distance /
+    τ₁)``.
 
     *Local classifier.* The mean of each class's teacher embeddings over the training so far, on all ranks, is the
     class's centre (a buffer). Term ``classifier``: the inner products with the centres of the classes in the batch are
     the teacher's scores for a sample, and a linear classifier on the student's embedding, which the plain student
-    does not have, learns their softmax at :math:`\tau_2`. The background is a class here.
+    does not have, learns their softmax at τ₂. The background is a class here.
 
     Args:
-        num_classes: of the **student's** data set. Must be given.
-        embedding_weight: of the tuples; 1000 in the authors' code, in a stage of its own.
-        classifier_weight: of the local classifier; 100 in the authors' code, beside the labels, in a stage of its own.
-        embedding_temperature: :math:`\tau_1`, in the unit of distances of unit vectors.
-        classifier_temperature: :math:`\tau_2`, in the unit of the inner products.
-        margin: of the semi-hard negatives.
-        num_negatives: at most so many per tuple, the nearest; ``None`` takes all. A tuple with fewer keeps those.
-        samples: ``'cells'`` of the finest level (:func:`~mmkd_graph.necks.draw_cells`), or ``'instances'``.
-        max_cells: draw so many of the rank's batch, anew in every pass, by torch's global generator.
-        max_instances: instances per image, the largest first; ``None`` takes all.
-        centered: compare embeddings relative to the mean of all samples; otherwise what they share, which is most of
-            them, makes every distance small.
-        level_weights: of the squared distances: ``'area'``, ``'equal'``, or one number per paired level, finest
-            first: see :func:`~mmkd_graph.losses.base.level_shares`.
+        num_classes: required; number of classes of the **student's** data set. A label that is not below it is an
+            error.
+        embedding_weight: weight of the tuples; 1000 in the authors' code, in a stage of its own.
+        classifier_weight: weight of the local classifier; 100 in the authors' code, beside the labels, in a stage of
+            its own.
+        embedding_temperature: τ₁, in the unit of distances of unit vectors; as in the authors' code.
+        classifier_temperature: τ₂, in the unit of the inner products; as in the authors' code.
+        margin: of the semi-hard negatives; as in the authors' code.
+        num_negatives: maximum number per tuple, the nearest first; ``None``: all, as in the authors' code. A tuple with
+            fewer keeps those.
+        samples: ``'cells'`` of the finest level (:func:`~mmkd_graph.necks.draw_cells`), or ``'instances'``, which
+            correspond to the paper's images.
+        max_cells: number of cells, of a rank's batch, redrawn in every pass by torch's global generator.
+        max_instances: maximum number per image, the largest first; ``None``: all.
+        centered: subtract the mean of all samples from embeddings before they are compared. Without it, what they
+            share, which is most of them, makes every distance small.
+        level_weights: of the squared distances: ``'area'`` (every cell has the same weight), ``'equal'`` (every level),
+            or one number per paired level, finest first.
 
     Raises:
         ValueError: for a choice or number outside what is accepted; names the key.

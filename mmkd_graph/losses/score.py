@@ -14,17 +14,13 @@ from .base import DistillContext, HeadLoss, HeadOutputs, places
 
 @MODELS.register_module()
 class ScoreKDLoss(HeadLoss):
-    r"""The teacher's class scores as soft labels of every place.
+    """The teacher's class scores as soft labels of every place.
 
-    With sigmoid, the quality focal loss (arXiv 2006.04388) whose label is the teacher's score,
-
-    .. math:: \frac{\sum_{p,k} |\sigma(t_{pk}) - \sigma(s_{pk})|^2 \, \mathrm{BCE}(s_{pk}, \sigma(t_{pk}))}
-              {\sum_p \max_k \sigma(t_{pk})}
-
-    over all places p, anchors of cells that are no padding, and classes k. With softmax,
-    :math:`\sum_p w_p \, \mathrm{KL}(t_p \| s_p) / \sum_p w_p`, the weight :math:`w_p = 1 - t_p(\mathrm{background})`
-    (Hinton et al., arXiv 1503.02531, at temperature 1). What is divided by is at least 1: a batch in which the teacher
-    sees nothing does not blow up.
+    With sigmoid, the quality focal loss (arXiv 2006.04388) whose label is the teacher's score: ``Σ_pk |σ(t_pk) -
+    σ(s_pk)|² BCE(s_pk, σ(t_pk)) / Σ_p max_k σ(t_pk)`` over all places p, anchors of cells that are no padding, and
+    classes k. With softmax, ``Σ_p w_p KL(t_p ‖ s_p) / Σ_p w_p`` with ``w_p = 1 - t_p(background)`` (Hinton et al.,
+    arXiv 1503.02531, at temperature 1). What is divided by is at least 1: a batch in which the teacher sees nothing
+    does not blow up.
 
     It cannot see where a box is, nor a centerness or an objectness beside the class scores.
 

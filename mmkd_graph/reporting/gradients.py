@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from numpy.typing import NDArray
 
+from mmkd_graph.checking.training import publish_position
 from mmkd_graph.checkpoints import weights_only
 from mmkd_graph.datasets.seeding import seed_generators
 from mmkd_graph.distillers import GraphDistiller, gradient_norms
@@ -58,14 +59,17 @@ def loss_weights(config: Config, state: Mapping[str, Any]) -> dict[str, Weight]:
     return found
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """All weights in a training checkpoint, the distiller's too; read as weights only."""
+def read_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """All weights in a training checkpoint, the distiller's too, and when it was saved; read as weights only."""
     with weights_only():
         content = torch.load(checkpoint, map_location='cpu')
-    return content['state_dict']
+    meta = content.get('meta') or {}
+    return content['state_dict'], dict(iteration=meta.get('iter') or 0, epoch=meta.get('epoch') or 0)
 
 
-def gradient_shares(config: Config, state: Mapping[str, Any], device: str) -> dict[str, float]:
+def gradient_shares(
+    config: Config, state: Mapping[str, Any], position: Mapping[str, int], device: str
+) -> dict[str, float]:
     """Gradient norms at the tapped features on one training batch, as shares of the task's, as the losses are weighted.
 
     Returns:
@@ -75,6 +79,7 @@ def gradient_shares(config: Config, state: Mapping[str, Any], device: str) -> di
     Raises:
         Exception: whatever prevents a training from being built again: teacher, data set.
     """
+    publish_position(config, **position)
     with preserved_rng():
         seed_generators(0, devices=True)
         model: GraphDistiller = MODELS.build(copy.deepcopy(config.model))

@@ -12,6 +12,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from mmkd_graph.checkpoints import write_whole
+from mmkd_graph.packaged import command
 
 from .detections import IOU, SCORE
 from .panels import FALSE, MISSED, OBJECT, TRUE
@@ -68,8 +69,8 @@ class Page:
         self.lack(
             section,
             'No work dir of the student alone was given.',
-            'python tools/train.py STUDENT_CONFIG --work-dir work_dirs/student  # the config that is distilled, alone\n'
-            f'python tools/analysis/report.py {distilled.folder} work_dirs/student',
+            f'{command("train.py")} STUDENT_CONFIG --work-dir work_dirs/student  # the student’s own config\n'
+            f'{command("analysis/report.py", str(distilled.folder))} work_dirs/student',
         )
 
     def chosen_by_validation(self) -> bool:

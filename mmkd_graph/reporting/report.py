@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,8 +94,3 @@ def _versions() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return ', '.join(found)
-
-
-def command_line(program: str, arguments: Sequence[str]) -> str:
-    """A command as it can be typed again."""
-    return shlex.join(['python', program, *arguments])

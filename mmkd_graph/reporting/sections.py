@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmkd_graph.checkpoints import is_address
 from mmkd_graph.findings import one_line
+from mmkd_graph.packaged import command
 from mmkd_graph.visualization import plot_losses
 
 from . import figures
@@ -18,9 +19,8 @@ from .trainings import ALONE, TEACHER, Training, main_metric
 def add_curves(page: Page, trainings: Sequence[Training]) -> None:
     name = main_metric(trainings)
     if name is None:
-        page.lack(
-            'curves', 'No training has validated.', 'python tools/train.py … --cfg-options train_cfg.val_interval=1'
-        )
+        remedy = f'{command("train.py")} … --cfg-options train_cfg.val_interval=1'
+        page.lack('curves', 'No training has validated.', remedy)
         return
     names = [name, *(other for other in (f'{name}_50',) if any(other in one.metrics for one in trainings))]
     caption = 'Validation metrics that the trainings logged. One training each: another seed gives another curve.'
@@ -32,12 +32,12 @@ def add_curves(page: Page, trainings: Sequence[Training]) -> None:
         page.lack_student('curves', trainings[0])
     if TEACHER not in {one.role for one in trainings}:
         checkpoint = str(trainings[0].config.model.teacher.get('checkpoint') or '')
-        folder = 'TEACHER_WORK_DIR' if not checkpoint or is_address(checkpoint) else Path(checkpoint).parent
-        given = ' '.join(str(one.folder) for one in trainings)
+        folder = 'TEACHER_WORK_DIR' if not checkpoint or is_address(checkpoint) else str(Path(checkpoint).parent)
+        given = [str(one.folder) for one in trainings]
         page.lack(
             'curves',
             'No work dir of the teacher was given, so its curve is not shown.',
-            f'python tools/analysis/report.py {given} {folder}',
+            command('analysis/report.py', *given, folder),
         )
 
 
@@ -50,7 +50,7 @@ def add_losses(page: Page, distilled: Training, checkpoint: Path | None, device:
             'below, multiplied by their weights.'
         )
         page.draw('losses', Picture(svg(plot_losses(terms, window=1)), caption))
-    state = read_state(checkpoint) if checkpoint else {}
+    state, position = read_state(checkpoint) if checkpoint else ({}, {})
     weights = loss_weights(distilled.config, state)
     for name, one in weights.items():
         value = 'not measured yet' if one.value is None else f'{one.value:.4g}'
@@ -75,7 +75,7 @@ def add_losses(page: Page, distilled: Training, checkpoint: Path | None, device:
         )
     if checkpoint and device:
         try:
-            shares = gradient_shares(distilled.config, state, device)
+            shares = gradient_shares(distilled.config, state, position, device)
         except Exception as error:  # teacher and training data may have gone since
             page.lack('losses', f'Gradient shares at the end could not be measured: {one_line(error)}')
             return

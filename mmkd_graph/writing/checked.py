@@ -32,7 +32,7 @@ def check_written(written: Written, device: str | None = None) -> Iterator[Findi
     for finding in check_config(cfg, batches=0, device=device):
         if finding.key == 'model.teacher.checkpoint':
             found = f'{written.checkpoint} is not there yet: the teacher was not scored'
-            finding = Finding(WARNING, finding.key, found, 'train it, then run tools/check.py')
+            finding = Finding(WARNING, finding.key, found, 'train it, then check again')
         if finding.level == FAIL or not finding.key.startswith('model.losses'):
             yield finding
 

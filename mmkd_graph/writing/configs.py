@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from mmkd_graph.checkpoints import is_address
 from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.datasets.own import NAMES, SPLITS, OwnData, find_data
 from mmkd_graph.findings import Finding
-from mmkd_graph.packaged import program, read_config
+from mmkd_graph.packaged import command, read_config
 from mmkd_graph.registry import type_name
 
 from .code import Code, assignment
@@ -52,18 +51,14 @@ class Written:
         last = Source(path, cfg).last_checkpoint() or f'{work_dir(path, cfg)}/NAME.pth'
         first = []
         if self.trains_teacher:
-            first = [_train(self.teacher, read_config(self.teacher)), _command('check.py', path)]
-        return [*first, _train(path, cfg), _command('test.py', path, last)]
+            first = [_train(self.teacher, read_config(self.teacher)), command('check.py', path)]
+        return [*first, _train(path, cfg), command('test.py', path, last)]
 
 
 def _train(path: Path | str, cfg: Config) -> str:
     """The command of a training; learning rates of the zoo are those of its number of GPUs."""
     scaled = 'base_batch_size' in (cfg.get('auto_scale_lr') or {})
-    return _command('train.py', str(path), *(['--auto-scale-lr'] if scaled else []))
-
-
-def _command(tool: str, *arguments: str) -> str:
-    return shlex.join(['python', *program(tool), *arguments])
+    return command('train.py', str(path), *(['--auto-scale-lr'] if scaled else []))
 
 
 def write_configs(
@@ -140,7 +135,7 @@ def write_configs(
 
 def _name(own: OwnData) -> str:
     """A short name of the data, for files."""
-    return Path(own.source).absolute().stem.replace('.', '-')
+    return Path(os.path.abspath(own.source)).stem.replace('.', '-')
 
 
 def _data_text(own: OwnData) -> str:
@@ -148,7 +143,7 @@ def _data_text(own: OwnData) -> str:
     lines = ''.join(assignment(name, value) for name, value in zip(NAMES, values, strict=True))
     return (
         '# Which images and which classes. The configs that have this file as a base follow every change here.\n'
-        f'# Written by tools/new_config.py from {own.source}\n{lines}'
+        f'# Written by new_config from {own.source}\n{lines}'
     )
 
 

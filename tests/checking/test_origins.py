@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ def test_the_key_of_what_could_not_be_built(tmp_path: Path, change: dict, line: 
     with pytest.raises(Exception) as caught:
         Runner.from_cfg(cfg).train()
     assert config_error(caught.value, cfg).startswith(line)
+
+
+def test_a_backend_of_the_visualizer_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    backends = dict(type='DetLocalVisualizer', vis_backends=[dict(type='WandbVisBackend')])
+    cfg = settings(tmp_path, visualizer=backends)
+    with pytest.raises(ImportError) as caught:
+        Runner.from_cfg(cfg)
+    assert config_error(caught.value, cfg).startswith('visualizer.vis_backends: ImportError: Please run "pip install')
 
 
 def test_what_is_not_the_configs_fault_keeps_its_traceback(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_two_processes_train_and_test_without_cuda(config: Path) -> None:
 def test_wrong_arguments_end_a_script_with_2_and_a_reason(script: str, arguments: list[str]) -> None:
     done = run(TOOLS / script, *arguments)
     assert done.returncode == 2
-    assert f'usage: tools/{script}' in done.stderr or "no config file 'config.py'" in done.stderr
+    assert f'usage: {script}' in done.stderr or "no config file 'config.py'" in done.stderr
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def blood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for i, name in enumerate(CLASSES):
             text = text.replace(f'>{name}<', f'>{("RBC", "WBC", "Platelets")[i % 3]}<')
         file.write_text(text)
+    Path('tools').symlink_to(ROOT / 'tools')  # commands are printed as in the root of the checkout
     Path('configs').mkdir()
     for folder in ('bccd', '_base_'):
         shutil.copytree(ROOT / 'configs' / folder, f'configs/{folder}')

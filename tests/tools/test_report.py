@@ -46,6 +46,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'student': tiny_retinanet(num_classes=len(CLASSES)),
         'teacher': tiny_retinanet(base_channels=16, num_classes=len(CLASSES)),
     }
+    # as YOLOX has it: it asks at which iteration the training is
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(64, 128), interval=10)
+    models['student']['data_preprocessor'].update(batch_augments=[resize])
     rows = [dict(loss=2.0, iter=1, step=1), {'coco/bbox_mAP': 0.25, 'coco/bbox_mAP_50': 0.5, 'step': 0}]
     for name, model in models.items():
         model['test_cfg'].update(score_thr=0.0)  # untrained: scores are low

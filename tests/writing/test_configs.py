@@ -3,6 +3,7 @@
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mmengine.config.utils
@@ -14,6 +15,7 @@ from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.datasets.reading import leaves
 from mmkd_graph.distillers.teacher import read_config
 from mmkd_graph.writing import write_configs
+from mmkd_graph.writing.configs import _name
 
 RETINA = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 RETINA_101 = 'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'
@@ -84,7 +86,7 @@ def test_any_student_on_own_data(shapes, student, kind):
     teacher = Config.fromfile(cfg.model.teacher.config)
     assert counts(teacher.model) == [6]
     assert cfg.model.teacher.checkpoint == f'work_dirs/{Path(cfg.model.teacher.config).stem}/epoch_24.pth'
-    assert written.trains_teacher and written.commands()[0].split()[2] == cfg.model.teacher.config
+    assert written.trains_teacher and written.commands()[0].split()[4] == cfg.model.teacher.config
 
     hooks = [hook['type'] for hook in before.get('custom_hooks') or []]
     assert [hook['type'] for hook in cfg.custom_hooks] == [*hooks, 'mmkd_graph.StudentExportHook']
@@ -189,11 +191,19 @@ def test_local_configs_are_bases_too(shapes, tmp_path):
     assert Config.fromfile(written.distillation).train_cfg.max_epochs == 3
 
 
+@pytest.mark.parametrize('data', ['.', '../shapes', 'annotations/..'])
+def test_the_folder_names_the_files_however_it_is_given(data, monkeypatch):
+    root = Path('data/shapes')
+    (root / 'annotations').mkdir(parents=True)
+    monkeypatch.chdir(root)
+    assert _name(SimpleNamespace(source=data)) == 'shapes'
+
+
 def test_configs_of_this_package_and_paths_with_blanks(tmp_path):
     Path('best of all.pth').touch()
     names = [f'mmkd_graph::demo/retinanet_{one}_shapes.py' for one in ('student', 'teacher')]
     written = write_configs(*names, teacher_checkpoint='best of all.pth', out='my configs/kd.py')
-    assert written.commands()[0] == "python tools/train.py 'my configs/kd.py'"
+    assert written.commands()[0] == "python -m mmkd_graph train 'my configs/kd.py'"
     with pytest.raises(ValueError, match=r'--teacher-checkpoint is missing: .* has no weights'):
         write_configs(*names)
 

@@ -4,7 +4,7 @@ The first work dir is the distilled training's. Those of the student alone and o
 configs, and others appear in the curves. The page is one file that loads nothing from elsewhere.
 
 Example:
-    python tools/analysis/report.py work_dirs/crg work_dirs/student work_dirs/teacher
+    report.py work_dirs/crg work_dirs/student work_dirs/teacher
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from mmengine.logging import MMLogger
 from mmkd_graph.checkpoints import TRUST, trust_files
 from mmkd_graph.engine.interrupts import ended_by_signals
 from mmkd_graph.engine.launch import fail
-from mmkd_graph.reporting import ReportError, command_line, make_report
+from mmkd_graph.packaged import command
+from mmkd_graph.reporting import ReportError, make_report
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         page = make_report(
             args.work_dirs,
             out,
-            command=command_line('tools/analysis/report.py', given),
+            command=command('analysis/report.py', *given),
             images=args.images,
             show=args.show,
             which=args.checkpoint,

@@ -5,7 +5,7 @@ channels; each value is a share of what the term says of another image's feature
 attention.
 
 Example:
-    python tools/analysis/scrambled_cells.py docs/scrambled_cells.png
+    scrambled_cells.py docs/scrambled_cells.png
 """
 
 from __future__ import annotations

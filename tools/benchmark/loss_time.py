@@ -7,8 +7,8 @@ Windows: edges and spectrum of CRG over the size of a window, by matrices of cha
 loss.
 
 Example:
-    python tools/benchmark/loss_time.py
-    python tools/benchmark/loss_time.py --losses crg --rounds 30
+    loss_time.py
+    loss_time.py --losses crg --rounds 30
 """
 
 from __future__ import annotations

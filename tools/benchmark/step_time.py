@@ -10,8 +10,8 @@ Every round measures the student alone, the teacher's features alone and every p
 Peak memory is CUDA's own count, or on a CPU that of a process per path (``--memory``), over what importing takes.
 
 Example:
-    python tools/benchmark/step_time.py --rounds 20 --memory
-    python tools/benchmark/step_time.py --paths 'no loss' crg 'crg alone' --rounds 40
+    step_time.py --rounds 20 --memory
+    step_time.py --paths 'no loss' crg 'crg alone' --rounds 40
 """
 
 from __future__ import annotations

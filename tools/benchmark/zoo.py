@@ -8,9 +8,9 @@ Every family runs in a process of its own under a time and a memory limit. What 
 file and not done again unless asked. Exit code 1 if a family fails that works without distillation.
 
 Example:
-    python tools/benchmark/zoo.py
-    python tools/benchmark/zoo.py --pairs
-    python tools/benchmark/zoo.py --families retinanet yolox --again
+    zoo.py
+    zoo.py --pairs
+    zoo.py --families retinanet yolox --again
 """
 
 from __future__ import annotations

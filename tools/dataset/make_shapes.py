@@ -1,7 +1,7 @@
 """Makes the demonstration set.
 
 Example:
-    python tools/dataset/make_shapes.py --root data/shapes
+    make_shapes.py --root data/shapes
 """
 
 import argparse

@@ -8,7 +8,7 @@ VOC2007 is the folder that VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.t
 annotations in COCO's form, where ``iscrowd`` marks difficult boxes, and a link to the images.
 
 Example:
-    python tools/dataset/select_voc_subset.py data/VOCdevkit/VOC2007 data/voc07_5c
+    select_voc_subset.py data/VOCdevkit/VOC2007 data/voc07_5c
 """
 
 from __future__ import annotations
