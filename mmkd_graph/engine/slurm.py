@@ -98,7 +98,7 @@ class Batch:
         """
         for key in ('tune', 'pretrain'):
             if getattr(self.suite, key):
-                raise SuiteError(f'{self.name}: {key}; accepted: suites without it. tools/compare.py runs this one')
+                raise SuiteError(f'{self.name}: {key}; accepted: suites without it. compare.py runs this one')
         given = self.suite.weights
         if given and not is_address(given):
             given = os.path.abspath(given)

@@ -5,7 +5,7 @@ from it at reduced size, then the checkpoint is evaluated twice: here with the d
 ``tools/test.py`` with mmdet's own student config. It proves the path, not an accuracy.
 
 Example:
-    python tools/benchmark/coco_end_to_end.py --data-root data/coco --work-dir work_dirs/coco_end_to_end
+    coco_end_to_end.py --data-root data/coco --work-dir work_dirs/coco_end_to_end
 """
 
 from __future__ import annotations

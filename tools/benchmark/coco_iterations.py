@@ -3,7 +3,7 @@
 It shows that a config trains on a folder in COCO layout, its losses are finite and there: not an accuracy.
 
 Example:
-    python tools/benchmark/coco_iterations.py configs/heads/*.py --data-root data/coco --work-dir work_dirs/iterations
+    coco_iterations.py configs/heads/*.py --data-root data/coco --work-dir work_dirs/iterations
 """
 
 from __future__ import annotations

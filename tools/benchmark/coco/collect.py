@@ -3,8 +3,8 @@
 Runs that are not finished say where they are. Nothing is asked of Slurm, and nothing is run.
 
 Example:
-    python tools/benchmark/coco/collect.py
-    python tools/benchmark/coco/collect.py tools/benchmark/suites/gfl_r101_coco.py --work-dir work_dirs/coco_kit
+    collect.py
+    collect.py tools/benchmark/suites/gfl_r101_coco.py --work-dir work_dirs/coco_kit
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ command again submits what is neither finished nor in the queue. docs/coco_kit.m
 table.
 
 Example:
-    python tools/benchmark/coco/submit.py --partition gpu --time 24:00:00 --dry-run
-    python tools/benchmark/coco/submit.py tools/benchmark/suites/gfl_r101_coco.py --methods crg pkd --seeds 0 1 2
+    submit.py --partition gpu --time 24:00:00 --dry-run
+    submit.py tools/benchmark/suites/gfl_r101_coco.py --methods crg pkd --seeds 0 1 2
 """
 
 from __future__ import annotations
