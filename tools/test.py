@@ -24,10 +24,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 
+from mmkd_graph.datasets.annotations import check_evaluators
 from mmkd_graph.distillers.weights import read_checkpoint
 from mmkd_graph.engine.interrupts import ended_by_signals
 from mmkd_graph.engine.launch import add_options, build_runner, config_errors, fail, leave_processes, load_config
 from mmkd_graph.export import student_model
+from mmkd_graph.findings import FAIL
 from mmkd_graph.registry import type_name
 
 
@@ -119,6 +121,9 @@ def test(args: argparse.Namespace) -> None:
     if is_ours(cfg.get('runner_type')):
         cfg.pop('runner_type')  # it looks after trainings
     keep_student(cfg)
+    for finding in check_evaluators(cfg, ['test_dataloader']):  # before all images are predicted for nothing
+        if finding.level == FAIL:
+            fail(finding.sentence)
     if args.show or args.show_dir:
         turn_on_pictures(cfg, args)
     if args.tta:
