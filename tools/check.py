@@ -17,8 +17,11 @@ from typing import Any
 
 try:
     from mmkd_graph.engine.start import start
-except ModuleNotFoundError:
-    sys.exit('check.py: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .')
+except ModuleNotFoundError as error:
+    sys.exit(
+        f'check.py: error: {sys.executable} has no {error.name}; in the root of the checkout: '
+        'source .venv/bin/activate if there is a .venv, else make install'
+    )
 
 if __name__ == '__main__':
     with contextlib.redirect_stdout(sys.stderr):  # what this program has to say is alone in its output

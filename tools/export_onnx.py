@@ -20,8 +20,11 @@ from typing import Any
 
 try:
     from mmkd_graph.engine.start import start
-except ModuleNotFoundError:
-    sys.exit('export_onnx.py: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .')
+except ModuleNotFoundError as error:
+    sys.exit(
+        f'export_onnx.py: error: {sys.executable} has no {error.name}; in the root of the checkout: '
+        'source .venv/bin/activate if there is a .venv, else make install'
+    )
 
 if __name__ == '__main__':
     start()

@@ -13,8 +13,11 @@ import sys
 
 try:
     from mmkd_graph.engine.start import start
-except ModuleNotFoundError:
-    sys.exit('publish_student.py: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .')
+except ModuleNotFoundError as error:
+    sys.exit(
+        f'publish_student.py: error: {sys.executable} has no {error.name}; in the root of the checkout: '
+        'source .venv/bin/activate if there is a .venv, else make install'
+    )
 
 if __name__ == '__main__':
     start()

@@ -13,8 +13,11 @@ from typing import Any
 
 try:
     from mmkd_graph.engine.start import start
-except ModuleNotFoundError:
-    sys.exit('test.py: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .')
+except ModuleNotFoundError as error:
+    sys.exit(
+        f'test.py: error: {sys.executable} has no {error.name}; in the root of the checkout: '
+        'source .venv/bin/activate if there is a .venv, else make install'
+    )
 
 if __name__ == '__main__':
     start()
@@ -24,10 +27,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 
+from mmkd_graph.datasets.annotations import check_evaluators
 from mmkd_graph.distillers.weights import read_checkpoint
 from mmkd_graph.engine.interrupts import ended_by_signals
 from mmkd_graph.engine.launch import add_options, build_runner, config_errors, fail, leave_processes, load_config
 from mmkd_graph.export import student_model
+from mmkd_graph.findings import FAIL
 from mmkd_graph.registry import type_name
 
 
@@ -119,6 +124,9 @@ def test(args: argparse.Namespace) -> None:
     if is_ours(cfg.get('runner_type')):
         cfg.pop('runner_type')  # it looks after trainings
     keep_student(cfg)
+    for finding in check_evaluators(cfg, ['test_dataloader']):  # before all images are predicted for nothing
+        if finding.level == FAIL:
+            fail(finding.sentence)
     if args.show or args.show_dir:
         turn_on_pictures(cfg, args)
     if args.tta:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from mmkd_graph.datasets.metainfo import class_names, common_metainfo, config_classes
+from mmkd_graph.datasets.metainfo import class_names, common_metainfo, config_classes, similar_name
 from mmkd_graph.distillers import FrozenTeacher, GraphDistiller
 from mmkd_graph.findings import FAIL, OK, WARNING, Finding, some_of
 
@@ -83,7 +83,7 @@ def _teacher(model: GraphDistiller, names: tuple[str, ...], things: int) -> Find
     counts = sorted({*heads.values()})
     details: dict[str, Any] = dict(heads=heads, dataset=list(names))
     level, advice = _others(model)
-    gains = '' if level == FAIL else _GAINS
+    gains = '' if level == FAIL or _misspelt(known or (), names) else _GAINS
     if known is None:
         found = f'{source} names its classes'
         if counts in ([], [things]):
@@ -103,6 +103,10 @@ def _teacher(model: GraphDistiller, names: tuple[str, ...], things: int) -> Find
         advice = f'{advice}; or reorder metainfo.classes' if level == FAIL else unread
         return Finding(level, key, found, advice, details)
     found = f'other classes than the data (says {source}): {class_difference(known, names)}{gains}'
+    if alike := _misspelt(known, names):
+        pairs = ', '.join(f'{a} for {b}' for a, b in alike.items())
+        advice = f'{advice}; ' if advice else ''
+        advice += f'a slip in metainfo.classes ({pairs})? Then no box has that class: write it as the annotations do'
     return Finding(level, key, found, advice, details)
 
 
@@ -124,6 +128,13 @@ def _others(model: GraphDistiller) -> tuple[str, str]:
     if model.init_student == 'teacher':
         return FAIL, "set init_student=None, as the student's head would start with them"
     return WARNING, ''
+
+
+def _misspelt(known: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Classes that the data alone has, and that of the teacher alone which each resembles."""
+    others = [name for name in known if name not in names]
+    found = {name: similar_name(name, others) for name in names if name not in known}
+    return {name: other for name, other in found.items() if other}
 
 
 def count_things(metainfo: Mapping[str, Any] | None) -> int:

@@ -35,7 +35,7 @@ def check_custom_hooks(cfg: Config) -> list[Finding]:
 
 def check_schedule(cfg: Config) -> list[Finding]:
     """What is cheap to find out, and no failure: hooks that were lost, and hooks that do nothing in this training."""
-    findings = _late(cfg)
+    findings = [*_late(cfg), *_unsaved(cfg)]
     if lost := [name for name in lost_hooks(cfg) if name not in _names(cfg)]:
         what = f'{", ".join(lost)} of the base config {"is" if len(lost) == 1 else "are"} gone'
         advice = 'to keep what is inherited, write custom_hooks = [*_base_.custom_hooks, dict(type=…)]'
@@ -101,6 +101,25 @@ def _late(cfg: Config) -> list[Finding]:
             found = f'num_last_epochs={last}, but the training has only {epochs} epochs: it begins with the first one'
             findings.append(Finding(WARNING, key, found, f'set it below {epochs}'))
     return findings
+
+
+def _unsaved(cfg: Config) -> list[Finding]:
+    """Whether a training would leave no checkpoint to resume from before its end."""
+    training, hook = cfg.get('train_cfg') or {}, (cfg.get('default_hooks') or {}).get('checkpoint')
+    if not isinstance(hook, Mapping) or type_name(hook.get('type')) not in ('CheckpointHook', 'SafeCheckpointHook'):
+        return []
+    by_epoch, interval = hook.get('by_epoch', True), _number(hook.get('interval', -1))
+    epochs, iterations = (_number(training.get(name)) for name in ('max_epochs', 'max_iters'))
+    last, unit = (epochs, 'epochs') if by_epoch else (iterations, 'iterations')
+    if interval is None or (last is None and not (by_epoch and iterations)):
+        return []
+    if last is not None and (0 < interval < last or last == 1):
+        return []
+    words = f'interval={interval}' + (', by_epoch=True' if last is None else '')
+    length = f'{last} {unit}' if last is not None else f'{iterations} iterations, which count as one epoch'
+    found = f'{words}, and the training takes {length}: no checkpoint is written before its end'
+    advice = 'set by_epoch=False and an interval' if last is None else f'set it below {last} to be able to resume'
+    return [Finding(WARNING, 'default_hooks.checkpoint.interval', found, advice)]
 
 
 def _number(value: Any) -> float | None:

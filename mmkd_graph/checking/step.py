@@ -18,6 +18,8 @@ from mmkd_graph.findings import FAIL, OK, WARNING, Finding, one_line
 
 _FULL = 0.9
 """Share of a device's memory above which larger images of the set may not fit."""
+_SECOND = 3
+"""How much longer a second step may begin: nothing is projected from the first one alone."""
 
 
 def iterations(train_cfg: Mapping[str, Any], images: int, batch: int, gpus: int) -> int | None:
@@ -50,7 +52,7 @@ def check_step(
         cfg: the whole config.
         batches: as the loader gives them.
         images, batch, gpus: as of :func:`iterations`.
-        seconds: time after which no other step is begun.
+        seconds: time after which no other step is begun; a second one, as the first is not warm, until thrice that.
     """
     device = next(model.parameters()).device
     cuda = device.type == 'cuda'
@@ -66,7 +68,8 @@ def check_step(
     begin = time.monotonic()
     try:
         for data in batches:
-            if times and time.monotonic() - begin > seconds:
+            passed = time.monotonic() - begin
+            if times and passed > seconds * (_SECOND if len(times) == 1 else 1):
                 break
             start = time.perf_counter()
             logged = model.train_step(copy.deepcopy(data), wrapper)
@@ -98,9 +101,12 @@ def _memory(device: torch.device) -> Finding:
 
 
 def _time(cfg: Mapping[str, Any], times: Sequence[float], images: int, batch: int, gpus: int) -> Finding:
-    step = statistics.median(times[1:] or times)
+    if len(times) == 1:
+        found = f'the first step of {batch} images takes {times[0]:.3g} s, too long to take a warm one'
+        return Finding(OK, 'train_cfg', found, details=dict(seconds_of_first_step=times[0], gpus=gpus))
+    step = statistics.median(times[1:])
     total = iterations(cfg.get('train_cfg') or {}, images, batch, gpus)
-    found = f'a step of {batch} images takes {step:.3g} s' + ('' if times[1:] else ' (the first one, not warm yet)')
+    found = f'a step of {batch} images takes {step:.3g} s'
     details: dict[str, Any] = dict(seconds_per_step=step, iterations=total, gpus=gpus)
     if total is None:
         return Finding(WARNING, 'train_cfg', f'{found}; the loop has no max_epochs or max_iters', details=details)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from mmkd_graph.datasets.coco_files import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.keys import split_key
+from mmkd_graph.distillers.missing import MissingWeights
 from mmkd_graph.distillers.teacher import model_of
+from mmkd_graph.distillers.weights import forget_initial_files
 from mmkd_graph.findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
 from mmkd_graph.registry import type_name
 from mmkd_graph.unwrapping import unwrapped
@@ -36,6 +41,7 @@ from .wiring import check_wiring
 
 BATCHES = 3
 """Training batches that are read."""
+_TEACHER = 'model.teacher.checkpoint'
 
 
 def check_config(
@@ -63,20 +69,23 @@ def check_config(
     if weights and '://' not in weights and not os.path.isfile(weights):
         yield Finding(FAIL, 'load_from', f'there is no file {weights}', 'correct the path')
     yield from _guarded('custom_hooks', check_custom_hooks, cfg)
+    missing: list[Finding] = []
     try:
-        model = MMDET_MODELS.build(ConfigDict(model_of(cfg)))
-        if isinstance(model, GraphDistiller):
-            model.init_weights()
-            model.to(device or get_device())
+        model = _build(cfg, device, missing)
     except Exception as error:  # what is wrong with a model has no common base; its messages name the key
+        yield from missing
         key, found = split_key(located(explained(error), cfg, 'model'), 'model')
         yield Finding(FAIL, key, found, 'correct the config; nothing of the model could be looked at')
         return
+    yield from missing
     if not isinstance(model, GraphDistiller):
         found = f'it is a {type(model).__name__}, no GraphDistiller'
         yield Finding(WARNING, 'model', found, 'only distillations are looked at')
         return
-    yield from _guarded('model', check_wiring, model, cfg)
+    untrained = any(finding.key == _TEACHER for finding in missing)
+    for finding in _guarded('model', check_wiring, model, cfg):
+        if not (untrained and finding.key == _TEACHER):  # its weights are missing, which was said
+            yield finding
     if not readable:
         found = 'classes, teacher and losses were not looked at'
         yield Finding(WARNING, 'model.losses', found, 'correct the data first')
@@ -85,7 +94,8 @@ def check_config(
     loaders: dict[str, Any] = dict.fromkeys(LOADERS)
     for key in LOADERS:
         try:
-            with no_garbage_collection():
+            # pycocotools says when it begins and ends
+            with no_garbage_collection(), contextlib.redirect_stdout(io.StringIO()):
                 loaders[key] = Runner.build_dataloader(cfg[key]) if cfg.get(key) else None
         except Exception as error:  # data sets of any kind
             yield Finding(FAIL, key, explained(error), 'correct the data or the config')
@@ -96,8 +106,8 @@ def check_config(
         yield from _guarded('val_dataloader', check_labels, val.dataset, 'val_dataloader', training=False)
     classes = list(_guarded('model.teacher', check_classes, model, metainfo_of(train), metainfo_of(val)))
     yield from classes
-    if val and cfg.get('val_evaluator') and batches:
-        yield from _guarded('model.teacher.checkpoint', check_accuracy, model, val, cfg.val_evaluator, batches, least)
+    if val and cfg.get('val_evaluator') and batches and not untrained:
+        yield from _guarded(_TEACHER, check_accuracy, model, val, cfg.val_evaluator, batches, least)
     elif not val:
         yield Finding(WARNING, 'val_dataloader', 'the teacher was not scored', 'give the config validation data')
     headless = any(finding.level == FAIL and finding.key.startswith('model.student') for finding in classes)
@@ -106,7 +116,41 @@ def check_config(
         found = 'losses, memory and time were not looked at'
         yield Finding(WARNING, 'model.losses', found, f'correct the {wrong} first')
     elif train:
-        yield from _guarded('model', _check_batches, model, cfg, train, gpus)
+        for finding in _guarded('model', _check_batches, model, cfg, train, gpus):
+            # with random weights in the place of trained ones the values of losses say nothing
+            if not missing or finding.level == FAIL or not finding.key.startswith('model.losses'):
+                yield finding
+
+
+def _build(cfg: Config, device: str | None, missing: list[Finding]) -> Any:
+    """The model of a config, a distiller with its initial weights: random ones where those it names are ``missing``.
+
+    Raises:
+        Exception: what the model raises for other reasons.
+    """
+
+    def say(error: MissingWeights) -> None:
+        key, found = split_key(located(explained(error), cfg, 'model'), 'model')
+        missing.append(Finding(FAIL, key, found, 'the rest is looked at with random weights in their place'))
+
+    given = ConfigDict(copy.deepcopy(model_of(cfg)))
+    try:
+        model = MMDET_MODELS.build(copy.deepcopy(given))
+    except MissingWeights as error:
+        say(error)
+        given.teacher.update(checkpoint=None, strict=False)
+        model = MMDET_MODELS.build(copy.deepcopy(given))
+    if not isinstance(model, GraphDistiller):
+        return model
+    try:
+        model.init_weights()
+    except MissingWeights as error:
+        say(error)
+        model = MMDET_MODELS.build(copy.deepcopy(given))  # mmengine cannot begin again halfway
+        forget_initial_files(model)
+        model.init_student = None
+        model.init_weights()
+    return model.to(device or get_device())
 
 
 def _guarded(key: str, part: Callable[..., Iterable[Finding]], *args: Any, **options: Any) -> Iterator[Finding]:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mmdet.datasets import CocoDataset, XMLDataset
-from mmdet.registry import DATASETS
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import DATASETS, METRICS
 
 from mmkd_graph.checkpoints import is_address
 from mmkd_graph.findings import FAIL, Finding, sort_by_level
 from mmkd_graph.registry import type_name
 
-from .coco_files import read_coco
+from .coco_files import check_scored, read_coco
 from .images import SECONDS
 from .problems import listed, problem, shown
 from .reading import leaves
@@ -47,25 +49,65 @@ def check_datasets(
         for key, dataset in leaves((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
             if isinstance(dataset, Mapping):
                 different.setdefault(repr([(name, dataset.get(name)) for name in _MAKES_OTHERS]), (key, dataset))
+    scored = _scored(cfg, loaders)
     first: tuple[list[str], str] | None = None
     for key, dataset in different.values():
-        found, labels = _look(dataset, key, seconds / len(different))
+        found, labels = _look(dataset, key, seconds / len(different), scored)
         problems += found
         file = str(dataset.get('ann_file'))
         if first and labels != first[0] and sorted(labels) == sorted(first[0]):
             what = f'its categories are in another order than those of {first[1]}, and so are the labels'
             problems.append(problem(FAIL, f'{key}.ann_file', file, 'categories', what))
         first = first or ((labels, file) if labels else None)
+    return sort_by_level(problems + [x for scored_file in scored.values() for x in scored_file.unread()])
+
+
+def check_evaluators(cfg: Mapping[str, Any], loaders: Sequence[str]) -> list[Finding]:
+    """Look only at what the evaluators of loaders read: local annotation files of mmdet's ``CocoMetric``."""
+    return sort_by_level(x for scored in _scored(cfg, loaders).values() for x in scored.unread())
+
+
+@dataclass
+class _Scored:
+    """The annotation file of an evaluator; ``metrics`` are those of a ``CocoMetric``, ``seen`` whether it was read."""
+
+    key: str
+    file: str
+    metrics: set[str]
+    seen: bool = False
+
+    def unread(self) -> list[Finding]:
+        """What is wrong with it, if no data set has read it."""
+        if self.seen:
+            return []
+        if not os.path.isfile(self.file):
+            return [problem(FAIL, self.key, self.file, '', 'there is no such file')]
+        return check_scored(self.file, self.metrics, self.key) if self.metrics else []
+
+
+def _scored(cfg: Mapping[str, Any], loaders: Sequence[str]) -> dict[str, _Scored]:
+    """The local annotation files of evaluators, by their real paths."""
+    scored: dict[str, _Scored] = {}
     for key in (loader.replace('dataloader', 'evaluator') for loader in loaders):
-        evaluator = cfg.get(key)
-        if isinstance(evaluator, Mapping) and not evaluator.get('backend_args'):
-            file = str(evaluator.get('ann_file') or '')
-            if file and not is_address(file) and not os.path.isfile(file):
-                problems.append(problem(FAIL, f'{key}.ann_file', file, '', 'there is no such file'))
-    return sort_by_level(problems)
+        given = cfg.get(key)
+        alone = isinstance(given, Mapping)
+        for i, evaluator in enumerate([given] if alone else given if isinstance(given, (list, tuple)) else ()):
+            file = str(evaluator.get('ann_file') or '') if isinstance(evaluator, Mapping) else ''
+            if not file or evaluator.get('backend_args') or is_address(file):
+                continue
+            kind = evaluator.get('type')
+            kind = kind if isinstance(kind, type) else METRICS.get(str(kind))
+            metric = evaluator.get('metric', 'bbox')
+            reads = kind is not None and issubclass(kind, CocoMetric) and not evaluator.get('format_only')
+            metrics = set() if not reads else {metric} if isinstance(metric, str) else {*metric}
+            here = _Scored(f'{key}.ann_file' if alone else f'{key}.{i}.ann_file', file, metrics)
+            scored.setdefault(os.path.realpath(file), here).metrics.update(metrics)
+    return scored
 
 
-def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Finding], list[str]]:
+def _look(
+    dataset: Mapping[str, Any], key: str, seconds: float, scored: Mapping[str, _Scored]
+) -> tuple[list[Finding], list[str]]:
     """What is wrong with a data set, and its classes in the order of their labels where its file has that order."""
     kind = dataset.get('type')
     kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
@@ -95,7 +137,10 @@ def _look(dataset: Mapping[str, Any], key: str, seconds: float) -> tuple[list[Fi
     test_mode = bool(dataset.get('test_mode'))
     if base is CocoDataset:
         images = os.path.join(root, prefix.get('img') or prefix.get('img_path') or '') if local else None
-        return read_coco(file, classes, images, test_mode, key, **reading)
+        metrics: set[str] = set()
+        if read := scored.get(os.path.realpath(file)):
+            read.seen, metrics = True, read.metrics
+        return read_coco(file, classes, images, test_mode, key, metrics=metrics, **reading)
     if not local:
         return [], []
     folder = os.path.join(root, prefix.get('sub_data_root', ''))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def read_coco(
     key: str = '',
     turned: bool = True,
     seconds: float = SECONDS,
+    metrics: Collection[str] = (),
 ) -> tuple[list[Finding], list[str]]:
     """Look through a COCO annotation file and the headers of its images.
 
@@ -36,6 +38,7 @@ def read_coco(
         key: config key, for the problems.
         turned: whether the images' EXIF orientation counts, see :func:`~mmkd_graph.datasets.images.image_size`.
         seconds: time for the images' headers; 0 leaves them alone.
+        metrics: what a ``CocoMetric`` computes with the file, as its ``metric``; empty if none reads it.
 
     Returns:
         What was found, errors first, and the classes in the order of mmdet's labels, which is that of the file's
@@ -55,7 +58,8 @@ def read_coco(
         return problems.all(), []
     names = _check_categories(lists['categories'], classes, problems)
     sizes, there = _check_images(lists['images'], images, problems)
-    usable, ignored = _check_annotations(lists['annotations'], names, sizes, {*classes}, test_mode, problems)
+    usable, ignored = _check_annotations(lists['annotations'], names, sizes, {*classes}, problems)
+    _check_fields(lists['annotations'], metrics, problems)
     if not usable and not test_mode:
         rest = f' ({ignored} are iscrowd or ignore)' if ignored else ''
         problems.add(FAIL, '', f'there is no usable box of any of the classes{rest}')
@@ -153,8 +157,54 @@ def _check_images(
     return sizes, there
 
 
+_VALUES = dict(area='a["bbox"][2] * a["bbox"][3]', iscrowd='0')
+"""What exporters leave out, and its value: mmdet's ``CocoDataset`` reads the first, pycocotools both."""
+
+
+def check_scored(file: str | os.PathLike[str], metrics: Collection[str], key: str) -> list[Finding]:
+    """Look in a COCO file for what makes a ``CocoMetric`` fail when a detector has found something, hours later.
+
+    Args:
+        file: ``ann_file`` of the metric.
+        metrics: what it computes, as its ``metric``.
+        key: config key, for the problems.
+    """
+    problems = Problems(file, key)
+    content = _read_json(file, problems)
+    if content is not None and isinstance(content.get('annotations'), list):
+        _check_fields(content['annotations'], metrics, problems)
+    return problems.all()
+
+
+def _check_fields(entries: list, metrics: Collection[str], problems: Problems) -> None:
+    """What annotations lack, one line per field: whoever wrote the file left it out everywhere."""
+    entries = [entry for entry in entries if isinstance(entry, dict)]
+    lacking = {name: sum(name not in entry for entry in entries) for name in (*_VALUES, 'segmentation')}
+    readers = dict(area='mmdet and pycocotools read', iscrowd='CocoMetric (pycocotools) reads once something is found')
+    if not metrics:
+        del readers['iscrowd']
+    for name, reader in readers.items():
+        if count := lacking[name]:
+            what = f'{name} missing in {count} of {len(entries)}, which {reader}; to add it: {_adding(problems.file)}'
+            problems.add(FAIL, 'annotations', what)
+    if 'segm' in metrics and (count := lacking['segmentation']):
+        what = f"segmentation missing in {count} of {len(entries)}, which CocoMetric reads for metric 'segm'"
+        problems.add(FAIL, 'annotations', f"{what}; to score boxes alone: metric='bbox'")
+
+
+def _adding(file: str) -> str:
+    """A command that adds to all annotations of a file what :data:`_VALUES` has."""
+    adds = ', '.join(f'a.setdefault("{name}", {value})' for name, value in _VALUES.items())
+    lines = [
+        *('import json', f'f = {json.dumps(file)}', 'd = json.load(open(f))'),
+        f'[({adds}) for a in d["annotations"]]',
+        'json.dump(d, open(f, "w"))',
+    ]
+    return f'python -c {shlex.quote("; ".join(lines))}'
+
+
 def _check_annotations(
-    entries: list, names: Mapping, sizes: Mapping, classes: set[str], test_mode: bool, problems: Problems
+    entries: list, names: Mapping, sizes: Mapping, classes: set[str], problems: Problems
 ) -> tuple[int, int]:
     """Number of boxes that are trained on, and of those that would be, but are ``iscrowd`` or ``ignore``."""
     usable = ignored = 0
@@ -167,9 +217,8 @@ def _check_annotations(
         if entry['id'] in ids:
             problems.add(FAIL, place, 'the id is there twice')
         ids.add(entry['id'])
-        if test_mode and 'iscrowd' not in entry:
-            problems.add(WARNING, place, 'iscrowd missing, which CocoMetric (pycocotools) needs')
-        box, area, category = entry['bbox'], entry['area'], entry['category_id']
+        box, category = entry['bbox'], entry['category_id']
+        area = entry.get('area', 1)  # where it is missing, that is said once
         size = sizes.get(entry['image_id'])
         image = f'the image of {size[0]}x{size[1]}' if size else ''
         if size is None:
@@ -196,7 +245,7 @@ def _check_annotations(
 
 def _wrong_annotation(entry: Any) -> tuple[str, str] | None:
     """What of an entry mmdet or pycocotools cannot read, and of what kind that is."""
-    wanted = {'id', 'image_id', 'category_id', 'bbox', 'area'}
+    wanted = {'id', 'image_id', 'category_id', 'bbox'}
     if not isinstance(entry, dict) or not wanted <= entry.keys():
         what = _lacks(entry, wanted)
         return what, what
@@ -206,7 +255,7 @@ def _wrong_annotation(entry: Any) -> tuple[str, str] | None:
     for name in ('iscrowd', 'ignore'):
         if name in entry and entry[name] not in (0, 1):
             return f'{name} {shown(entry[name])}: accepted are 0 and 1', f'{name} is neither 0 nor 1'
-    box, area = entry['bbox'], entry['area']
+    box, area = entry['bbox'], entry.get('area', 1)
     if not isinstance(box, list) or len(box) != 4 or not are_numbers(*box, area):
         what = f'bbox {shown(box)}, area {shown(area)}: accepted are [x, y, width, height] and a number'
         return what, 'bbox or area is not what it should be'

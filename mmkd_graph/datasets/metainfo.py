@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from mmdet.registry import DATASETS
+
+_SIMILAR = 0.75
+"""difflib's ratio from which a name may be a misspelt form of another one: not RBC of WBC, nor car of cat (0.67)."""
 
 
 def common_metainfo(metainfo: Any) -> dict[str, Any]:
@@ -60,6 +64,18 @@ def config_classes(dataset: Any) -> tuple[str, ...] | None:
 def class_names(names: str | Sequence[str]) -> tuple[str, ...]:
     """Names as a tuple; a text is one name."""
     return (names,) if isinstance(names, str) else tuple(map(str, names))
+
+
+def similar_name(name: str, others: Iterable[str]) -> str:
+    """The class that ``name`` may be a misspelt form of; empty if none is so close.
+
+    Example:
+        >>> similar_name('platelet', ['RBC', 'Platelets']), similar_name('RBC', ['WBC', 'Platelets'])
+        ('Platelets', '')
+    """
+    lower = {other.strip().lower(): other for other in others}
+    found = difflib.get_close_matches(name.strip().lower(), lower, n=1, cutoff=_SIMILAR)
+    return lower[found[0]] if found else ''
 
 
 def _plain(value: Any) -> Any:

@@ -6,16 +6,20 @@ import os
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmkd_graph.findings import FAIL, Finding, sort_by_level
 
 _EXAMPLES = 3
-"""Problems of one kind that are reported one by one; the others are counted."""
+"""Problems of one kind that are reported one by one, where they differ; the others are counted."""
 
 
 class Problems:
-    """Collects the problems of one data set; of each kind the first few with their entry."""
+    """Collects the problems of one data set; of each kind the first few with their entry.
+
+    Of many in the same words only the first is reported, with the number of the others.
+    """
 
     def __init__(self, file: str | os.PathLike[str], key: str) -> None:
         self.file, self.key = str(file), key
@@ -30,12 +34,17 @@ class Problems:
 
     def all(self) -> list[Finding]:
         """What was noted, failures first, with the number of those that are only counted."""
-        rest = [
-            problem(level, self.key, self.file, '', f'{kind}: {count - _EXAMPLES} more')
-            for (level, kind), count in self._counts.items()
-            if count > _EXAMPLES
-        ]
-        return sort_by_level([*self.findings, *rest])
+        findings = self.findings
+        for (level, kind), count in self._counts.items():
+            if count <= _EXAMPLES:
+                continue
+            alike = [finding for finding in findings if (finding.level, finding.found) == (level, _printable(kind))]
+            if len(alike) == _EXAMPLES:
+                first = replace(alike[0], found=f'{alike[0].found} (and {count - 1} more)')
+                findings = [first if x is alike[0] else x for x in findings if x not in alike[1:]]
+            else:
+                findings = [*findings, problem(level, self.key, self.file, '', f'{kind}: {count - _EXAMPLES} more')]
+        return sort_by_level(findings)
 
 
 def problem(level: str, key: str, file: str | os.PathLike[str], entry: str, found: str) -> Finding:

@@ -6,18 +6,22 @@ import contextlib
 import os
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmkd_graph.findings import FAIL, WARNING, Finding
 
 from .images import SECONDS, Expected, Listings, image_size, look_at_images
+from .metainfo import similar_name
 from .problems import Problems, are_numbers, is_far_outside, listed, shown
 
 _LARGEST = (65535, 65535)
 """Width and height in pixels that no JPEG exceeds."""
+_NAMES = 10
+"""Names of objects that a line tells."""
 
 
 def check_voc(
@@ -51,7 +55,7 @@ def check_voc(
     except (OSError, UnicodeDecodeError) as error:
         problems.add(FAIL, '', f'it cannot be read as UTF-8 text: {error}')
         return problems.all()
-    reader = _Reader({*classes}, test_mode, bbox_min_size or 0, problems)
+    reader = _Reader([*classes], test_mode, bbox_min_size or 0, problems)
     files, there = Listings(), []
     for i, name in enumerate(names):
         place = f'line {i + 1}'
@@ -65,6 +69,7 @@ def check_voc(
         size = reader.read(path, image)
         if image in files:
             there.append(Expected(image, size, '', str(path)))
+    reader.compare_names()
     if not reader.usable:
         rest = f' ({reader.ignored} are difficult or too small)' if reader.ignored else ''
         problems.add(FAIL, '', f'no object of any of the classes {listed([*classes])} in the {len(names)} files{rest}')
@@ -75,14 +80,31 @@ def check_voc(
 
 @dataclass
 class _Reader:
-    """Reads XML files; counts the boxes that are trained on, and those that are ignored."""
+    """Reads XML files; counts the boxes that are trained on, those that are ignored, and all by their names."""
 
-    classes: set[str]
+    classes: list[str]
     test_mode: bool
     min_size: int
     problems: Problems
     usable: int = 0
     ignored: int = 0
+    names: Counter[str] = field(default_factory=Counter)
+
+    def compare_names(self) -> None:
+        """Say which names of the files are none of the classes, and which class is one of them, misspelt."""
+        others = Counter({name: count for name, count in self.names.items() if name not in self.classes})
+        if not others:
+            return
+        told = ', '.join(f'{name} ({count})' for name, count in others.most_common(_NAMES))
+        told += f' and {len(others) - _NAMES} more' if len(others) > _NAMES else ''
+        absent = [name for name in self.classes if name not in self.names]
+        similar = {name: like for name in absent if (like := similar_name(name, others))}
+        if similar and not self.test_mode:
+            meant = ', '.join(f'{shown(name)} (did you mean {shown(like)}?)' for name, like in similar.items())
+            what = f'no object of the classes {meant}; the files have, besides the classes: {told}'
+            self.problems.add(FAIL, '', what)
+        else:
+            self.problems.add(WARNING, '', f'boxes of classes that the config does not ask for: {told}')
 
     def read(self, path: Path, image: str) -> tuple[int, int] | None:
         """Look through one file; returns the image's (width, height) that it says."""
@@ -127,8 +149,9 @@ class _Reader:
         hard = _parsed(difficult.text, int) if difficult is not None else 0
         if name is None:
             return FAIL, 'it has no name', ''
+        self.names[name] += 1
         if name not in self.classes:
-            return WARNING, f'{shown(name)} is none of the classes: the object is left out', ''
+            return None  # left out; :meth:`compare_names` says so
         if hard is None:
             return FAIL, f'difficult {shown(difficult.text)}: accepted is an integer', 'difficult is no integer'
         if not are_numbers(*values):

@@ -14,11 +14,14 @@ from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
+from mmkd_graph.checkpoints import is_address
+from mmkd_graph.packaged import command
 from mmkd_graph.packaged import read_config as read_any
 from mmkd_graph.registry import type_name
 
 from .inputs import IMAGENET, normalised
 from .keys import near
+from .missing import MissingWeights
 from .provenance import Difference, differences, trained_config, trained_line
 from .rng import preserved_rng
 from .taps import as_pyramid, default_tap, probe, recorded
@@ -126,6 +129,7 @@ class FrozenTeacher:
     """
 
     def __init__(self, config: Any, checkpoint: str | None = None, tap: str | None = None, strict: bool = True) -> None:
+        path = config if isinstance(config, str) and '::' not in config else None
         if isinstance(config, str):
             config = read_config(config, 'teacher.config')
         self.strict = strict
@@ -149,7 +153,13 @@ class FrozenTeacher:
             )
         self.loaded: Loaded | None = None
         if checkpoint:
-            self.loaded = load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
+            try:
+                self.loaded = load_weights(self.model, checkpoint, 'teacher.checkpoint', strict)
+            except MissingWeights as error:
+                if path and not is_address(checkpoint):
+                    scaled = ['--auto-scale-lr'] if 'base_batch_size' in (config.get('auto_scale_lr') or {}) else []
+                    error.args = (f'{error.args[0]}; to train it: {command("train.py", path, *scaled)}',)
+                raise
         else:
             print_log('teacher.checkpoint is missing: the teacher is UNTRAINED', logger='current', level=30)
         self.trained = trained_config(self.loaded.meta) if self.loaded else None

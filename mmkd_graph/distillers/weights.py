@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path as osp
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +19,12 @@ from torch import Tensor, nn
 from mmkd_graph.checkpoints import HOW_TO_TRUST, refusal, weights_only
 from mmkd_graph.registry import type_name
 
+from .missing import MissingWeights, loaded_name, missing_weights
+
 _NAMED_KEYS = 12
 """How many keys a message lists before it only counts them."""
+_NAMED_SHAPES = 3
+"""How many weights of another shape a message lists: the first line says in words what they have in common."""
 _LEAST = 0.5
 """Share of the values of backbone and neck, or of all, without which a model is not the one that a checkpoint is of."""
 
@@ -30,19 +33,19 @@ def read_checkpoint(checkpoint: str, key: str) -> tuple[dict[str, Tensor], dict[
     """The weights in a checkpoint file or URL, without a distiller's own (``distill.…``), and its ``meta``.
 
     Raises:
-        FileNotFoundError: if a local file does not exist.
+        MissingWeights: if a local file does not exist, or what an address names cannot be fetched.
         ValueError: if it cannot be read, holds no weights, or more than weights (which could run code).
     """
     try:
         with weights_only():
             content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working directory {osp.abspath(".")})') from error
     except UnpicklingError as error:
         if 'GLOBAL' not in str(error):
             raise ValueError(f'{key}={checkpoint!r} could not be read: {refusal(error)}') from error
         raise not_read(f'{key}={checkpoint!r}', error) from error
     except Exception as error:  # pickle, zip and network errors have no common base
+        if missing := missing_weights(error, key, checkpoint, key if key == 'checkpoint' else f'model.{key}'):
+            raise missing from error
         raise ValueError(f'{key}={checkpoint!r} could not be read: {type(error).__name__}: {error}') from error
     state = content.get('state_dict', content) if isinstance(content, Mapping) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -118,16 +121,16 @@ def load_weights(model: nn.Module, checkpoint: str, key: str, strict: bool = Tru
         return Loaded(meta, prefix=prefix)
     missing = [k for k in own if k not in state and 'num_batches_tracked' not in k]
     unexpected = [k for k in state if k not in own]
+    differing = {k: (state[k], own[k]) for k in own if k in state and own[k].shape != state[k].shape}
     shapes = [
-        f'{k}: {tuple(state[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the model'
-        for k in own
-        if k in state and own[k].shape != state[k].shape
+        f'{k}: {tuple(a.shape)} in the checkpoint, {tuple(b.shape)} in the model' for k, (a, b) in differing.items()
     ]
     message = (
-        f'{key}={checkpoint!r} does not match the model {type(model).__name__} ({len(own)} keys).\n'
+        f'{key}={checkpoint!r} does not match the model {type(model).__name__} ({len(own)} keys).'
+        f'{_widths(differing)}\n'
         f'  missing ({len(missing)}): {_listed(missing)}\n'
         f'  unexpected ({len(unexpected)}): {_listed(unexpected)}\n'
-        f'  other shape ({len(shapes)}): {_listed(shapes)}'
+        f'  other shape ({len(shapes)}): {_listed(shapes, _NAMED_SHAPES)}'
     )
     if not (missing or unexpected or shapes):
         message += f'\n  {problem[0]}'
@@ -170,19 +173,45 @@ def inherit(student: nn.Module, teacher: nn.Module) -> None:
 
 
 @contextmanager
-def initialising(student: nn.Module) -> Iterator[None]:
-    """Let the initialisation inside read files as weights only; ``ValueError`` names those of ``init_cfg`` if not."""
+def initialising(model: nn.Module, key: str = 'student', whole_key: str = 'model.student') -> Iterator[None]:
+    """Let the initialisation inside read files as weights only; errors name those of ``init_cfg`` that were not read.
+
+    Raises:
+        MissingWeights: for a file, a connection or a package that is missing.
+        ValueError: if a file holds more than weights.
+    """
     try:
         with weights_only():
             yield
     except UnpicklingError as error:
-        found = []
-        for name, module in student.named_modules():
-            given = getattr(module, 'init_cfg', None) or ()
-            for config in [given] if isinstance(given, Mapping) else given:
-                if type_name(config.get('type')) in ('Pretrained', 'PretrainedInit'):
-                    found.append(f'student.{name}.init_cfg.checkpoint={config.get("checkpoint")!r}'.replace('..', '.'))
+        found = [f'{key}{name}={file!r}' for name, file in _initial_files(model)]
         raise not_read(' or '.join(found) or "a file of the student's init_cfg", error) from error
+    except MissingWeights:
+        raise
+    except Exception as error:  # of networks and files
+        asked = loaded_name(error)
+        for name, file in _initial_files(model):
+            if file == asked and (missing := missing_weights(error, f'{key}{name}', file, f'{whole_key}{name}')):
+                raise missing from error
+        raise
+
+
+def _initial_files(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Files of ``Pretrained`` initialisations, with the end of their keys."""
+    for name, module in model.named_modules():
+        given = getattr(module, 'init_cfg', None) or ()
+        for config in [given] if isinstance(given, Mapping) else given:
+            if type_name(config.get('type')) in ('Pretrained', 'PretrainedInit'):
+                yield f'.{name}.init_cfg.checkpoint'.replace('..', '.'), str(config.get('checkpoint'))
+
+
+def forget_initial_files(model: nn.Module) -> None:
+    """Let modules start with random weights where their ``init_cfg`` names a file."""
+    for module in model.modules():
+        given = getattr(module, 'init_cfg', None)
+        configs = [given] if isinstance(given, Mapping) else given or []
+        if any(type_name(config.get('type')) in ('Pretrained', 'PretrainedInit') for config in configs):
+            module.init_cfg = None
 
 
 def _without_doubles(model: nn.Module, state: dict[str, Tensor], what: str) -> dict[str, Tensor]:
@@ -257,9 +286,27 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def _listed(keys: Iterable[str]) -> str:
+def _widths(differing: Mapping[str, tuple[Tensor, Tensor]]) -> str:
+    """In words, the parts of a detector that have another number of channels in a checkpoint than in the model."""
+    pairs: dict[str, set[tuple[int, int]]] = {}
+    for name, (found, wanted) in differing.items():
+        part = pairs.setdefault(name.partition('.')[0], set())
+        if found.ndim and wanted.ndim and len(found) != len(wanted):
+            part.add((len(found), len(wanted)))
+    said = []
+    for part, seen in pairs.items():
+        if len(seen) == 1:
+            found, wanted = next(iter(seen))
+            unit = 'channels' if part in ('backbone', 'neck') else 'channels or outputs'
+            said.append(f"the checkpoint's {part} has {found} {unit}, the config's {wanted}")
+        elif len(ratios := {found / wanted for found, wanted in seen}) == 1:
+            said.append(f"the checkpoint's {part} has {ratios.pop():g} times the channels of the config's")
+    return f' {"; ".join(said)}.' if said else ''
+
+
+def _listed(keys: Iterable[str], most: int = _NAMED_KEYS) -> str:
     keys = list(keys)
     if not keys:
         return 'none'
-    more = f', … and {len(keys) - _NAMED_KEYS} more' if len(keys) > _NAMED_KEYS else ''
-    return ', '.join(keys[:_NAMED_KEYS]) + more
+    more = f', … and {len(keys) - most} more' if len(keys) > most else ''
+    return ', '.join(keys[:most]) + more

@@ -16,9 +16,12 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmkd_graph.checkpoints import HOW_TO_TRUST, TRUST, allow_logs, is_address, refusal, weights_only
+from mmkd_graph.distillers.missing import missing_weights
+from mmkd_graph.distillers.weights import initialising
 from mmkd_graph.findings import one_line
 from mmkd_graph.losses.names import changed_losses
 from mmkd_graph.registry import RUNNERS
+from mmkd_graph.unwrapping import unwrapped
 
 from .errors import NotStarted, WrongInput
 from .guards import check_data, check_folder, check_weights, guard
@@ -148,10 +151,16 @@ class TrainingRunner(Runner):
             WrongInput: if it holds more.
         """
         with _weights_alone(str(filename)):
-            return super().load_checkpoint(filename, *args, **kwargs)
+            try:
+                return super().load_checkpoint(filename, *args, **kwargs)
+            except Exception as error:  # of networks and files
+                if missing := missing_weights(error, 'load_from', str(filename)):
+                    raise WrongInput(str(missing)) from error
+                raise
 
     def _init_model_weights(self) -> None:
-        with _weights_alone("a file of the model's init_cfg or pretrained"):
+        model = unwrapped(self.model)
+        with _weights_alone("a file of the model's init_cfg or pretrained"), initialising(model, 'model', 'model'):
             super()._init_model_weights()
 
     def _prepare(self) -> None:

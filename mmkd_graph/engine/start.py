@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from pickle import UnpicklingError
 
-from .interrupts import exit_at_signals
+from .interrupts import exit_at_signals, say
 
 
 def start() -> None:
     """End at Ctrl-C and SIGTERM with one line from here on, and import the stack, which takes seconds."""
     exit_at_signals()
-    import_yapf()
-    with without_optional_parts():
-        import mmdet.datasets
-        import mmdet.evaluation  # noqa: F401
+    try:
+        import_yapf()
+        with without_optional_parts():
+            import mmdet.datasets
+            import mmdet.evaluation  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name not in ('torch', 'mmengine', 'mmcv', 'mmdet', 'yapf'):
+            raise
+        root = Path(__file__).resolve().parents[2]
+        other = root / '.venv' / 'bin' / 'activate'
+        there = other.exists() and Path(sys.prefix) != root / '.venv'
+        advice = f'source {other}' if there else f'make install in {root}, or install mmdet there'
+        say(f'error: {sys.executable} has no {error.name}; {advice}')
+        raise SystemExit(1) from None
 
 
 @contextlib.contextmanager

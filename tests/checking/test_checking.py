@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmkd_graph import findings
-from mmkd_graph.checking import FAIL, OK, WARNING, CheckFailed, Finding, batches
+from mmkd_graph.checking import FAIL, OK, WARNING, CheckFailed, Finding, batches, step
 from mmkd_graph.checking.accuracy import overlap
 from mmkd_graph.checking.batches import batch_size, sample_batches
 from mmkd_graph.checking.step import iterations
@@ -131,6 +131,15 @@ def test_overlap_is_what_loops_say() -> None:
     seen = overlap(detections, truths)
     assert 0 < named < found < total
     assert (seen.boxes, seen.found, seen.named) == (total, pytest.approx(found / total), pytest.approx(named / found))
+
+
+def test_no_training_is_projected_from_a_step_that_is_not_warm() -> None:
+    cfg = dict(train_cfg=dict(max_iters=400))
+    first = step._time(cfg, [28.5], 10, 4, 1)
+    assert 'the first step of 4 images takes 28.5 s' in first.found and '400' not in first.found
+    assert '400 iterations on 1 process take 200 s' in step._time(cfg, [28.5, 0.5], 10, 4, 1).found.replace(
+        '3.3 min', '200 s'
+    )
 
 
 def test_iterations_of_the_whole_training() -> None:

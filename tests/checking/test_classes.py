@@ -62,6 +62,12 @@ def test_other_classes_are_a_warning_with_what_was_measured(names: tuple) -> Non
     assert reading.level == FAIL and 'leave out losses.own, which reads them' in reading.advice
 
 
+def test_a_misspelt_class_is_not_praised() -> None:
+    finding = judge(teacher(dict(dataset_meta=dict(classes=('cat', 'dogs', 'cow')))))
+    assert finding.level == WARNING and 'gained' not in finding.found
+    assert 'a slip in metainfo.classes (dog for dogs)?' in finding.advice
+
+
 def test_another_order_is_refused_where_it_is_read() -> None:
     of = teacher(dict(CLASSES=NAMES[::-1]))
     assert judge(of).level == WARNING

@@ -99,3 +99,29 @@ def test_every_hook_is_built() -> None:
     assert (
         "custom_hooks[3] (LossScheduleHook): policy: got 'cosin'" in wrong and "'constant', 'linear', 'cosine'" in wrong
     )
+
+
+@pytest.mark.parametrize(
+    ('training', 'hook', 'words'),
+    [
+        (
+            dict(max_iters=400),
+            dict(by_epoch=False, interval=500),
+            'interval=500, and the training takes 400 iterations',
+        ),
+        (dict(max_epochs=12), dict(interval=12), 'interval=12, and the training takes 12 epochs'),
+        (dict(max_epochs=12), dict(), 'interval=-1, and the training takes 12 epochs'),
+        (dict(max_iters=400), dict(interval=1), 'interval=1, by_epoch=True, and the training takes 400 iterations'),
+        (dict(max_iters=400), dict(by_epoch=False, interval=100), ''),
+        (dict(max_epochs=12), dict(interval=1), ''),
+        (dict(max_epochs=1), dict(interval=1), ''),
+        (dict(max_epochs=12), dict(by_epoch=False, interval=100), ''),
+    ],
+    ids=str,
+)
+def test_a_training_without_a_checkpoint_before_its_end(training: dict, hook: dict, words: str) -> None:
+    for kind in ('CheckpointHook', 'mmkd_graph.SafeCheckpointHook'):
+        hooks = dict(checkpoint=dict(type=kind, **hook))
+        findings = check_schedule(Config(dict(train_cfg=training, default_hooks=hooks)))
+        assert [x.key for x in findings] == ['default_hooks.checkpoint.interval'] * bool(words)
+        assert all(words in x.found and 'no checkpoint is written before its end' in x.found for x in findings)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmkd_graph.datasets import CLASSES, generate_shapes
-from mmkd_graph.datasets.annotations import check_datasets
+from mmkd_graph.datasets.annotations import check_datasets, check_evaluators
 from mmkd_graph.datasets.coco_files import read_coco
 from mmkd_graph.datasets.images import Expected, image_size, look_at_images
 from mmkd_graph.datasets.problems import Problems
@@ -179,6 +182,60 @@ def test_other_classes_are_told_once_and_many_problems_counted(coco: dict, whole
     assert len(lines) == 4 and lines[-1] == f'warning: boxes without a pixel: {len(coco["annotations"]) - 4} more'
 
 
+def test_what_all_entries_lack_is_one_line(coco: dict, whole: Path, tmp_path: Path) -> None:
+    count = len(coco['annotations'])
+    for annotation in coco['annotations']:
+        del annotation['bbox']
+    first, *_ = found(coco, whole, tmp_path)
+    assert first.startswith('error: annotations[0] (id ') and first.endswith(f'bbox missing (and {count - 1} more)')
+    assert sum('bbox missing' in line for line in found(coco, whole, tmp_path)) == 1
+
+
+@pytest.mark.parametrize('lacking', ['iscrowd', 'area'])
+def test_what_ends_an_evaluation_late_is_said_with_a_command_that_adds_it(
+    coco: dict, whole: Path, tmp_path: Path, lacking: str
+) -> None:
+    for annotation in coco['annotations'][1:]:
+        del annotation[lacking]
+    file = tmp_path / "it's $a file.json"
+    file.write_text(json.dumps(coco))
+    common = dict(metainfo=dict(classes=tuple(CLASSES)), data_prefix=dict(img=str(whole / 'VOC2007' / 'JPEGImages')))
+    val = dict(type='CocoDataset', ann_file=str(file), test_mode=True, **common)
+    metric = dict(type='CocoMetric', ann_file=str(file), metric='bbox')
+
+    def look(evaluator: Any, dataset: dict = val) -> list[Finding]:
+        return check_datasets(dict(val_dataloader=dict(dataset=dataset), val_evaluator=evaluator))
+
+    if lacking == 'iscrowd':  # mmdet itself does without it
+        for other in (dict(type='VOCMetric'), dict(metric, ann_file=None), dict(metric, format_only=True), None):
+            assert look(other) == []
+    for evaluator in (metric, [dict(type='DumpDetResults'), metric]):
+        (problem,) = look(evaluator)
+        count = len(coco['annotations'])
+        assert problem.level == FAIL and f'{lacking} missing in {count - 1} of {count}' in problem.found
+        assert problem.place == f'{file}, annotations'
+    # a file that only the evaluator reads, as tools/test.py looks at it
+    (problem,) = look(metric, dict(type='LVISV1Dataset', ann_file='other'))
+    assert problem.key == 'val_evaluator.ann_file' and f'{lacking} missing' in problem.found
+    assert [x.found for x in check_evaluators(dict(val_evaluator=metric), ['val_dataloader'])] == [problem.found]
+    python = shlex.split(problem.found.partition('to add it: ')[2])
+    subprocess.run([sys.executable, *python[1:]], check=True)
+    assert look(metric) == []
+    added = json.loads(file.read_text())['annotations'][1]
+    wanted = dict(iscrowd=0, area=added['bbox'][2] * added['bbox'][3])
+    assert added[lacking] == wanted[lacking]
+
+
+def test_masks_that_are_scored_have_to_be_there(coco: dict, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / 'file.json').write_text(json.dumps(coco))
+    cfg = dict(val_evaluator=dict(type='CocoMetric', ann_file=str(tmp_path / 'file.json'), metric=['bbox', 'segm']))
+    lacking = sum('segmentation' not in annotation for annotation in coco['annotations'])
+    (problem,) = check_evaluators(cfg, ['val_dataloader'])
+    assert lacking and f'segmentation missing in {lacking} of {lacking}' in problem.found
+    cfg['val_evaluator']['metric'] = 'bbox'
+    assert check_evaluators(cfg, ['val_dataloader']) == []
+
+
 OBJECT = '<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>'
 DIFFICULT = f'<a>{OBJECT.format("cat", 1)}</a>'.replace('</object>', '<difficult>{}</difficult></object>')
 SIZE = '<size><width>20</width><height>{}</height></size>'
@@ -213,9 +270,9 @@ SIZE = '<size><width>20</width><height>{}</height></size>'
         ),
         (f'<a>{SIZE.format(18)}{OBJECT.format("cat", 1)}</a>', '', 'error: the image '),
         (
-            f'<a>{OBJECT.format("cat", 1)}{OBJECT.format("dog", 1)}</a>',
-            'object 2 (dog)',
-            "warning: 'dog' is none of the classes: the object is left out",
+            f'<a>{OBJECT.format("cat", 1)}{OBJECT.format("dog", 1) * 2}</a>',
+            'split.txt',
+            'warning: boxes of classes that the config does not ask for: dog (2)',
         ),
         ('<a><object/></a>', 'object 1 (None)', 'error: it has no name'),
         ('<a/>', '', "error: no object of any of the classes ['cat'] in the 1 files"),
@@ -234,6 +291,27 @@ def test_voc_files(tmp_path: Path, xml: str | bytes | None, place: str, wanted: 
         return
     assert place in problems[0].place
     assert f'{WORDS[problems[0].level]}: {problems[0].found}'.startswith(wanted)
+
+
+def test_a_misspelt_class_of_voc_files_fails(tmp_path: Path) -> None:
+    for name in ('JPEGImages', 'Annotations'):
+        (tmp_path / name).mkdir()
+    save_image(tmp_path / 'JPEGImages' / 'one.jpg', (20, 9))
+    objects = ''.join(OBJECT.format(name, 1) for name in ('RBC', 'Platelets', 'Platelets'))
+    (tmp_path / 'Annotations' / 'one.xml').write_text(f'<a>{objects}</a>')
+    (tmp_path / 'split.txt').write_text('one\n')
+
+    def look(*classes: str, **options: Any) -> list[str]:
+        problems = check_voc(tmp_path / 'split.txt', classes, tmp_path, **options)
+        return [f'{WORDS[problem.level]}: {problem.found}' for problem in problems]
+
+    assert look('RBC', 'Platelets', 'WBC') == []
+    (line,) = look('RBC', 'platelet', 'WBC')
+    assert line.startswith("error: no object of the classes 'platelet' (did you mean 'Platelets'?); the files have")
+    assert line.endswith('Platelets (2)')
+    told = 'warning: boxes of classes that the config does not ask for: '
+    assert look('RBC', 'platelet', test_mode=True) == look('RBC', 'Thrombocyte') == [f'{told}Platelets (2)']
+    assert look('WBC', 'Platelets') == [f'{told}RBC (1)'], 'names of three letters are not alike'
 
 
 def test_voc_images_and_splits(tmp_path: Path) -> None:

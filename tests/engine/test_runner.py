@@ -10,6 +10,7 @@ import re
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
 
 from mmkd_graph.checkpoints import TRUST, weights_only
+from mmkd_graph.distillers.missing import MissingWeights
 from mmkd_graph.engine.errors import NotStarted, WrongInput
 from mmkd_graph.engine.guards import guard
 from mmkd_graph.engine.runner import TrainingRunner
@@ -370,7 +372,7 @@ def test_weights_that_would_run_code_are_refused_unless_trusted(
     with pytest.raises(WrongInput, match=r'evil\.pth: it holds more than weights'):
         build(tmp_path / 'a', load_from=str(evil)).test()
     pretrained = dict(type='Pretrained', checkpoint=str(evil))
-    with pytest.raises(WrongInput, match=r"model's init_cfg or pretrained: it holds more than weights"):
+    with pytest.raises(WrongInput, match=r"^model\.init_cfg\.checkpoint='.*evil.pth' was not read: it holds more"):
         train(tmp_path / 'a', model=dict(type='ToyOfTheRunner', init_cfg=pretrained))
     assert not (tmp_path / 'made').exists()
     for name in (TRUST, 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
@@ -387,6 +389,23 @@ def test_what_is_no_file_of_weights_is_named(name: str, words: str, tmp_path: Pa
     (tmp_path / 'binary').write_bytes(bytes(range(256)) * 9)
     with pytest.raises(WrongInput, match=rf'load_from: .*{name}: .*{words}'):
         train(tmp_path / 'a', load_from=str(tmp_path / name))
+
+
+def test_weights_that_cannot_be_downloaded_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError(OSError(-2, 'Name or service not known'))
+
+    monkeypatch.setattr('torch.hub.urlopen', refuse)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    url = 'https://weights.example/some.pth'
+    told = 'no connection to weights.example: download it .*, or set {} to the path of a copy'
+    with pytest.raises(WrongInput, match=f"^load_from='{url}': {told.format('load_from')}"):
+        train(tmp_path / 'a', load_from=url)
+    pretrained = dict(type='Pretrained', checkpoint=url)
+    with pytest.raises(
+        MissingWeights, match=f"^model.init_cfg.checkpoint='{url}': {told.format('model.init_cfg.checkpoint')}"
+    ):
+        train(tmp_path / 'a', model=dict(type='ToyOfTheRunner', init_cfg=pretrained))
 
 
 def test_a_work_dir_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -129,7 +130,9 @@ def check(job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         settings = ['--cfg-options', *(f'{k}={v}' for k, v in values.items())] if values else []
         monkeypatch.setattr(sys, 'argv', ['check.py', str(job / config), '--device', 'cpu', *options, *settings])
         code = import_tool('check').main()
-        return code, capsys.readouterr().out
+        output, told = capsys.readouterr()
+        assert 'loading annotations' not in told, 'it would be among the lines on a terminal'
+        return code, output
 
     return run
 
@@ -255,6 +258,46 @@ def test_weights_that_are_not_the_teachers(check: Check, job: Path) -> None:
     other = save_weights(three, job / 'three.pth')
     code, output = check(**{'model.teacher.checkpoint': other, 'model.teacher.strict': False})
     assert any(line.startswith('warning') and 'does not match' in line for line in output.splitlines())
+
+
+def test_missing_weights_fail_and_the_rest_is_looked_at(
+    check: Check, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError(OSError(-2, 'Name or service not known'))
+
+    monkeypatch.setattr('torch.hub.urlopen', refuse)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    url = 'https://weights.example/backbone.pth'
+    options = {
+        'model.teacher.checkpoint': job / 'iter_9.pth',
+        'model.student.backbone.init_cfg.type': 'Pretrained',
+        'model.student.backbone.init_cfg.checkpoint': url,
+    }
+    code, output = check('--batches', '1', **options)
+    failures = [line for line in output.splitlines() if line.startswith('FAIL')]
+    assert code == 1 and len(failures) == 2
+    assert failures[0].startswith(f"FAIL     model.teacher.checkpoint: '{job}/iter_9.pth': no such file")
+    assert f'; there is: {newest(job)}; to train it: python' in failures[0]
+    assert f'train {job}/teacher.py' in failures[0].replace('train.py', 'train')
+    assert failures[1].startswith(f"FAIL     model.student.backbone.init_cfg.checkpoint: '{url}': no connection to wei")
+    assert all(line.endswith('looked at with random weights in their place') for line in failures)
+    for key in ('model.taps', 'model.teacher', 'train_dataloader.dataset', 'train_cfg'):
+        assert lines(output, key), f'{key} was not looked at'
+    assert not lines(output, 'model.losses.crg') and 'untrained' not in output and 'mAP' not in output
+    # the training says the same of the first
+    run = [str(job / 'distilled.py'), '--work-dir', str(tmp_path / 'run'), '--cfg-options']
+    for name in ('model.teacher.checkpoint', 'model.student.backbone.init_cfg.checkpoint'):
+        given = [f'{k}={v}' for k, v in options.items() if name.split('.')[1] == k.split('.')[1]]
+        monkeypatch.setattr(sys, 'argv', ['train.py', *run, *given])
+        with pytest.raises(SystemExit) as stopped:
+            import_tool('train').main()
+        told = [x for x in capsys.readouterr().err.splitlines() if x.startswith('train.py: error: ')]
+        assert stopped.value.code == 2 and len(told) == 1 and told[0].startswith(f'train.py: error: {name}=')
+
+
+def newest(folder: Path) -> str:
+    return max(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime).name
 
 
 def test_a_teacher_that_is_shown_images_as_it_never_saw_them(check: Check, job: Path, tmp_path: Path) -> None:
@@ -394,7 +437,7 @@ def test_nothing_but_json_is_printed(job: Path, tmp_path: Path) -> None:
         cwd=ROOT,
     )
     assert done.returncode == 1 and json.loads(done.stdout)['ok'] is False
-    for words in ('Traceback', 'OneDL', 'faster_coco_eval'):
+    for words in ('Traceback', 'OneDL', 'faster_coco_eval', 'loading annotations', 'index created'):
         assert words not in done.stderr
 
 

@@ -63,9 +63,17 @@ import yapf
 def test_a_tool_of_a_checkout_that_is_not_installed_says_what_to_do(script: str) -> None:
     done = run(sys.executable, '-S', TOOLS / script, 'config.py', PYTHONPATH='')
     assert done.returncode == 1
-    assert done.stderr == (
-        f'{script}: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .\n'
-    )
+    assert done.stderr.startswith(f'{script}: error: {sys.executable} has no mmkd_graph; in the root of the checkout: ')
+    assert 'source .venv/bin/activate' in done.stderr and done.stderr.endswith('make install\n')
+
+
+def test_a_python_without_mmdet_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'mmdet.py').write_text("raise ModuleNotFoundError(\"No module named 'mmdet'\", name='mmdet')")
+    path = os.pathsep.join([str(tmp_path), str(TOOLS.parent)])
+    done = run(sys.executable, TOOLS / 'check.py', 'config.py', PYTHONPATH=path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith(f'check.py: error: {sys.executable} has no mmdet; ')
+    assert 'make install' in line or 'activate' in line
 
 
 def free_port() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -105,6 +106,20 @@ def test_a_checkpoint_that_cannot_be_used_ends_it_in_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if 'error: ' in line]
     assert caught.value.code == 2 and not (tmp_path / 'ran').exists()
     assert len(lines) == 1 and words in lines[0] and str(path) in lines[0]
+
+
+def test_annotations_that_would_end_the_evaluation_end_it_before(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = save_weights(tiny_retinanet(), tmp_path / 'epoch_2.pth')
+    file = tmp_path / 'test.json'
+    file.write_text(json.dumps(dict(annotations=[dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 5, 5], area=25)])))
+    evaluator = dict(type='CocoMetric', ann_file=str(file))
+    with pytest.raises(SystemExit) as caught:
+        run(f'model = {tiny_retinanet()!r}\ntest_evaluator = {evaluator!r}', path)
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert f'error: test_evaluator.ann_file: {file}, annotations: iscrowd missing in 1 of 1' in told
 
 
 @pytest.mark.parametrize('scope', ['mmengine', 'mmdet'])

@@ -15,8 +15,11 @@ from pathlib import Path
 
 try:
     from mmkd_graph.engine.start import start
-except ModuleNotFoundError:
-    sys.exit('report.py: error: mmkd_graph is not installed; in the root of its checkout: pip install -e .')
+except ModuleNotFoundError as error:
+    sys.exit(
+        f'report.py: error: {sys.executable} has no {error.name}; in the root of the checkout: '
+        'source .venv/bin/activate if there is a .venv, else make install'
+    )
 
 if __name__ == '__main__':
     start()
