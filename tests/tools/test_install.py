@@ -54,7 +54,7 @@ class Install:
         return done.stdout, [line for line in self.log.read_text().splitlines() if 'torchvision' in line]
 
 
-WORKS = f"echo \"{TORCHVISION}\" >'{{modules}}/torchvision.py'"
+WORKS = f'echo "{TORCHVISION}" >\'{{modules}}/torchvision.py\''
 BROKEN = "echo 'raise RuntimeError' >'{modules}/torchvision.py'"
 
 
