@@ -218,7 +218,7 @@ class Comparison:
     def report(self, results: Results, where: str) -> str:
         """The table, and how its numbers were made."""
         alone = results['student']['ap']
-        deviation = f'{statistics.stdev(alone):.2f} AP' if len(alone) > 1 else 'not known'
+        deviation = f'{statistics.stdev(alone):.2f}' if len(alone) > 1 else 'not known'
         pretrained = self.suite is not None and self.suite.pretrain
         note = "The students' backbones start from the same trained weights. " if pretrained else ''
         if self.keep_teacher:
@@ -232,8 +232,9 @@ class Comparison:
             f'Split: {self.split}. Seeds: {", ".join(map(str, self.seeds))}; {self.teaching}. A gain is the AP of the '
             'distilled student minus that of the student alone with the same seed; the table has the mean over the '
             'seeds. ± is half of the 95 % interval of a mean over the seeds. "By images" is the 95 % interval of the '
-            'mean gain with other images of the same kind (bootstrap). Times are relative to those of the student alone. Its '
-            f'standard deviation between seeds is {deviation}. {note}{self.jobs} processes at a time on {where}.\n'
+            'mean gain with other images of the same kind (bootstrap). Times are relative to the student '
+            f'alone. The standard deviation of its AP between seeds is {deviation}. {note}{self.jobs} processes at a '
+            f'time on {where}.\n'
         )
         if differences := to_the_best(results, self.methods):
             text += f'\n{differences}\n'

@@ -124,10 +124,10 @@ def _verdict(gains: list[float], images: tuple[float, float] | None) -> str:
         return f'{seeds} seeds show neither a gain nor a loss{more}.'
     what, side = ('a gain', 'above') if mean > 0 else ('a loss', 'below')
     if images is None:
-        return f'the interval over the seeds is {side} 0, {what}; that over the images is not known{more}.'
+        return f'the interval over the seeds is {side} 0, {what}; that over the images is not known.'
     if (images[0] > 0) if mean > 0 else (images[1] < 0):
-        return f'{what} is shown: both intervals are {side} 0{more}.'
-    return f'the seeds show {what}, but its interval over the images holds 0: other images might not show it{more}.'
+        return f'{what} is shown: both intervals are {side} 0.'
+    return f'the seeds show {what}, but its interval over the images holds 0: other images might not show it.'
 
 
 def _median(values: list[float | None]) -> float | None:

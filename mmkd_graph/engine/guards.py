@@ -27,7 +27,8 @@ def guard(cfg: Config | ConfigDict | dict[str, Any]) -> None:
     """Put this package's sampler, checkpoint hook and guards around what a config asks for, in place.
 
     What is there already stays as it is, so a second time changes nothing. A distillation also gets
-    ``TrainingCheckHook``, unless the config says ``training_check = False``, ``TensorboardLayoutHook`` if it logs to TensorBoard, and its losses the names that they have.
+    ``TrainingCheckHook``, unless the config says ``training_check = False``, ``TensorboardLayoutHook``
+    if it logs to TensorBoard, and its losses the names that they have.
 
     Raises:
         WrongInput: if a loss has an option that is gone.
