@@ -69,8 +69,9 @@ make_venv() {
 install_packages() {
     local log=$VENV/packages.log
     say "installing the packages of $LOCK; the log is $log"
+    # pip's remarks stay in the log, for instance one for every package on places that its settings name
     if ! pip install --progress-bar off --no-deps --no-build-isolation -r <(grep -vxF "$pin" "$LOCK") 2>&1 |
-            tee "$log" | collected "$(grep -c '^[a-z]' "$LOCK")"; then
+            tee "$log" | collected "$(grep -vxF "$pin" "$LOCK" | grep -c '^[a-z]')"; then
         tail -n 30 "$log" >&2
         fail "installing the packages failed; all of the log is in $log"
     fi
@@ -119,10 +120,11 @@ collected() {
     local said=$SECONDS line done=0
     while IFS= read -r line; do
         case $line in
-            'Collecting '* | 'Requirement already'*) done=$(( done + 1 )) ;;
-            'Installing collected packages'*) printf '    unpacking them\n' ;;
+            # ignored are those of another Python
+            'Collecting '* | 'Processing '* | 'Requirement already'* | 'Ignoring '*) done=$(( done + 1 )) ;;
+            'Installing collected packages'*) printf '    all are there; unpacking them\n' ;;
         esac
-        (( SECONDS - said >= 20 )) || continue
+        (( SECONDS - said >= 20 && done < $1 )) || continue
         said=$SECONDS
         printf '    %d of %d packages\n' "$done" "$1"
     done
