@@ -66,6 +66,17 @@ make_venv() {
     fi
 }
 
+install_packages() {
+    local log=$VENV/packages.log
+    say "installing the packages of $LOCK; the log is $log"
+    # pip's remarks stay in the log, for instance one for every package on places that its settings name
+    if ! pip install --progress-bar off --no-deps --no-build-isolation -r <(grep -vxF "$pin" "$LOCK") 2>&1 |
+            tee "$log" | collected "$(grep -vxF "$pin" "$LOCK" | grep -c '^[a-z]')"; then
+        tail -n 30 "$log" >&2
+        fail "installing the packages failed; all of the log is in $log"
+    fi
+}
+
 install_torch() {
     local index=()
     if [[ -z $TORCH_GIVEN ]] && has_torch "$py"; then
@@ -78,6 +89,45 @@ install_torch() {
     fi
     say "installing $TORCH"
     pip install -c "$LOCK" ${index[@]+"${index[@]}"} "$TORCH"
+}
+
+# mmdet's pretrained backbones (torchvision://resnet50) and some operators need the torchvision of the installed torch:
+# 0.28 for torch 2.13, built for the same device. Without one the rest works.
+install_torchvision() {
+    local full fit device index=() works
+    works='import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)'
+    ! "$py" -c "$works" 2>/dev/null || return 0
+    read -r full fit device < <("$py" -c '
+import re, torch
+found = re.match(r"2\.(\d+)\.(\d+)", torch.__version__)
+fit = f"torchvision>=0.{int(found[1]) + 15},<=0.{int(found[1]) + 15}.{found[2]}" if found else "none"
+print(torch.__version__, fit, torch.__version__.partition("+")[2])')
+    if [[ -n $device ]] && answers "https://download.pytorch.org/whl/$device/torchvision/"; then
+        index=(--extra-index-url "https://download.pytorch.org/whl/$device")
+    fi
+    say "installing the torchvision of torch $full"
+    if [[ $fit == none ]] ||
+            ! pip install -qq --no-deps --upgrade --force-reinstall ${index[@]+"${index[@]}"} "$fit" ||
+            ! "$py" -c "$works" 2>/dev/null; then
+        pip uninstall -qq --yes torchvision || true
+        say "warning: no torchvision was found that works with torch $full. Configs of mmdet with torchvision://" \
+            "weights need one: install it from where torch came from"
+    fi
+}
+
+# pip's lines in, one line now and then out; $1: how many packages there are
+collected() {
+    local said=$SECONDS line done=0
+    while IFS= read -r line; do
+        case $line in
+            # ignored are those of another Python
+            'Collecting '* | 'Processing '* | 'Requirement already'* | 'Ignoring '*) done=$(( done + 1 )) ;;
+            'Installing collected packages'*) printf '    all are there; unpacking them\n' ;;
+        esac
+        (( SECONDS - said >= 20 && done < $1 )) || continue
+        said=$SECONDS
+        printf '    %d of %d packages\n' "$done" "$1"
+    done
 }
 
 # ninja's "[n/m]" lines in, one line now and then out
@@ -152,10 +202,10 @@ if ! { [[ -x $py ]] && has_mmcv; }; then
     check_compiler "$([[ -x $py ]] && echo "$py" || echo "$PYTHON")"
 fi
 make_venv
-pip install --quiet --no-deps $(grep -E '^(setuptools|wheel)==' "$LOCK")
-say "installing the packages of $LOCK"
-pip install --quiet --no-deps --no-build-isolation -r <(grep -vxF "$pin" "$LOCK")
+pip install -qq --no-deps $(grep -E '^(setuptools|wheel)==' "$LOCK")
+install_packages
 install_torch
+install_torchvision
 install_mmcv
 pip install --quiet --no-deps --no-build-isolation --use-pep517 --editable .
 "$py" -c '

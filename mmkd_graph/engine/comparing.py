@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .gains import Results, table, to_the_best
+from .gains import Results, table, to_the_best, verdicts
 from .resampling import resampled_ap
 from .runs import Given, Run
 from .suites import Suite, untried
@@ -218,7 +218,7 @@ class Comparison:
     def report(self, results: Results, where: str) -> str:
         """The table, and how its numbers were made."""
         alone = results['student']['ap']
-        deviation = f'{statistics.stdev(alone):.2f} AP' if len(alone) > 1 else 'not known'
+        deviation = f'{statistics.stdev(alone):.2f}' if len(alone) > 1 else 'not known'
         pretrained = self.suite is not None and self.suite.pretrain
         note = "The students' backbones start from the same trained weights. " if pretrained else ''
         if self.keep_teacher:
@@ -227,11 +227,14 @@ class Comparison:
             note += f'AP is 100 × `{self.metric}`. '
         note += ''.join(f'{one} ' for one in dict.fromkeys(self.notes))
         text = (
-            f'{table(results, self.by_images, self.taught_by)}\n\nSplit: {self.split}. Seeds: '
-            f'{", ".join(map(str, self.seeds))}; {self.teaching}. Gains and times are to the student alone; gains are '
-            'paired by seed. ± is the 95 % interval of the mean over seeds, "by images" that of the mean gain over '
-            'images drawn again (bootstrap). The standard deviation of the student alone between seeds is '
-            f'{deviation}. {note}{self.jobs} processes at a time on {where}.\n'
+            f'{table(results, self.by_images, self.taught_by)}\n\n'
+            f'{verdicts(results, self.by_images, self.methods)}\n\n'
+            f'Split: {self.split}. Seeds: {", ".join(map(str, self.seeds))}; {self.teaching}. A gain is the AP of the '
+            'distilled student minus that of the student alone with the same seed; the table has the mean over the '
+            'seeds. ± is half of the 95 % interval of a mean over the seeds. "By images" is the 95 % interval of the '
+            'mean gain with other images of the same kind (bootstrap). Times are relative to the student '
+            f'alone. The standard deviation of its AP between seeds is {deviation}. {note}{self.jobs} processes at a '
+            f'time on {where}.\n'
         )
         if differences := to_the_best(results, self.methods):
             text += f'\n{differences}\n'

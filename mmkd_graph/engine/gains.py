@@ -94,5 +94,41 @@ def to_the_best(results: Results, methods: Sequence[str]) -> str:
     return f'Differences to {best}, the highest mean, paired by seed: {", ".join(others)}.'
 
 
+def verdicts(results: Results, by_images: Mapping[str, tuple[float, float]], methods: Sequence[str]) -> str:
+    """A sentence for every kind of outcome, with the methods that have it: is there a gain?
+
+    A gain or a loss is shown where 0 lies outside of its interval over the seeds, and outside of that over the images.
+
+    Args:
+        results: of ``student`` and the methods.
+        by_images: per method the ends of the gain's interval over the images; empty where they were not drawn again.
+        methods: names of those that are judged.
+
+    Example:
+        >>> verdicts({'student': {'ap': [30.0, 31.0]}, 'crg': {'ap': [30.5, 30.5]}}, {}, ['crg'])
+        'crg: 2 seeds show neither a gain nor a loss; use three at least.'
+    """
+    found: dict[str, list[str]] = {}
+    for name in methods:
+        gains = [a - b for a, b in zip(results[name]['ap'], results['student']['ap'], strict=True)]
+        found.setdefault(_verdict(gains, by_images.get(name)), []).append(name)
+    return '\n'.join(f'{", ".join(names)}: {sentence}' for sentence, names in found.items())
+
+
+def _verdict(gains: list[float], images: tuple[float, float] | None) -> str:
+    seeds, more = len(gains), '; use three at least' if len(gains) < 3 else ''
+    if seeds < 2:
+        return f'one seed shows neither a gain nor a loss{more}.'
+    mean, half = statistics.mean(gains), interval(gains)
+    if abs(mean) <= half:
+        return f'{seeds} seeds show neither a gain nor a loss{more}.'
+    what, side = ('a gain', 'above') if mean > 0 else ('a loss', 'below')
+    if images is None:
+        return f'the interval over the seeds is {side} 0, {what}; that over the images is not known.'
+    if (images[0] > 0) if mean > 0 else (images[1] < 0):
+        return f'{what} is shown: both intervals are {side} 0.'
+    return f'the seeds show {what}, but its interval over the images holds 0: other images might not show it.'
+
+
 def _median(values: list[float | None]) -> float | None:
     return None if None in values else statistics.median(values)

@@ -20,15 +20,15 @@ from .errors import NotStarted, WrongInput
 from .resuming import Start
 
 _WORDS = {FAIL: 'error', WARNING: 'warning', OK: 'note'}
-_HOOKS = ('IterationSeedHook', 'NonFiniteLossHook', 'UnreadableImageHook', 'DueValidationHook')
+_HOOKS = ('IterationSeedHook', 'NonFiniteLossHook', 'UnreadableImageHook', 'DueValidationHook', 'TrainingSummaryHook')
 
 
 def guard(cfg: Config | ConfigDict | dict[str, Any]) -> None:
     """Put this package's sampler, checkpoint hook and guards around what a config asks for, in place.
 
     What is there already stays as it is, so a second time changes nothing. A distillation also gets
-    ``TrainingCheckHook``, unless the config says ``training_check = False``, ``TrainingSummaryHook``,
-    ``TensorboardLayoutHook`` if it logs to TensorBoard, and its losses the names that they have.
+    ``TrainingCheckHook``, unless the config says ``training_check = False``, ``TensorboardLayoutHook``
+    if it logs to TensorBoard, and its losses the names that they have.
 
     Raises:
         WrongInput: if a loss has an option that is gone.
@@ -51,7 +51,6 @@ def guard(cfg: Config | ConfigDict | dict[str, Any]) -> None:
             raise WrongInput(str(error)) from error
         if cfg.get('training_check', True):
             wanted.append('TrainingCheckHook')
-        wanted.append('TrainingSummaryHook')
         visualizer = cfg.get('visualizer')
         backends = (visualizer.get('vis_backends') if isinstance(visualizer, dict) else None) or ()
         if 'TensorboardVisBackend' in map(_name, [backends] if isinstance(backends, dict) else backends):

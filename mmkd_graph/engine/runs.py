@@ -136,6 +136,7 @@ class Run:
             if coco is not None:
                 coco['outfile_prefix'] = str(self._predictions(split)).removesuffix('.bbox.json')
             folder = self.work_dir / split
+            print(f'{self.work_dir.name} evaluates on {split} …', flush=True)
             self._call('test.py', [str(self.checkpoint), '--work-dir', str(folder)], self._as_test(content, split))
             write_whole(json.dumps(read_metrics(folder)).encode(), result)
         return json.loads(result.read_text())

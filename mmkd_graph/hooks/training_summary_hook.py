@@ -1,4 +1,4 @@
-"""The last lines of a distillation: what came out of it, where it is, and what to do with it."""
+"""The last lines of a training: what came out of it, where it is, and what to do with it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmkd_graph.checking.accuracy import average_precision
 from mmkd_graph.checkpoints import is_address
 from mmkd_graph.packaged import command
-from mmkd_graph.registry import HOOKS
+from mmkd_graph.registry import HOOKS, type_name
 
 from .student_export_hook import StudentExportHook
 from .validations import Validation, read_validations
 
-TITLE = 'The distilled student:'
+TITLE, PLAIN_TITLE = 'The distilled student:', 'The trained detector:'
 _CHANGES = ('--cfg-options', '--amp', '--auto-scale-lr')
 """Options that make another config of the one that is named beside them."""
+_SEEDS = ('0', '1', '2')
 
 
 @HOOKS.register_module()
 class TrainingSummaryHook(Hook):
-    """Log, when a distillation is over, its metric, its files, and the commands that test and compare them.
+    """Log, when a training is over, its metric, its files, and the commands that test them.
+
+    After a distillation also those that score the teacher and compare the student with the student alone.
 
     The metric is that of ``save_best``, or else the average precision, or the evaluator's first. Best and last value
     are those of the whole training, over all interruptions (``validated.json``, see ``DueValidationHook``). Without
-    validations nothing is said of metrics. ``tools/train.py`` adds this hook to every distillation.
+    validations nothing is said of metrics. ``tools/train.py`` adds this hook to every training.
 
     Example:
         >>> custom_hooks = [dict(type='mmkd_graph.TrainingSummaryHook')]
@@ -45,14 +48,14 @@ class TrainingSummaryHook(Hook):
     @master_only
     def after_train(self, runner: Runner) -> None:
         """Log it; see the class."""
-        runner.logger.info('\n  '.join([TITLE, *summary(runner)]))
+        runner.logger.info('\n  '.join([TITLE if _distills(runner) else PLAIN_TITLE, *summary(runner)]))
 
 
 def summary(runner: Runner) -> list[str]:
     """The lines."""
     config = _config(runner)
     lines, best = _metrics(runner)
-    if lines:
+    if lines and _distills(runner):
         check = _tool('check.py', config)
         lines.append(f'AP of the teacher, which a training does not measure: {check}')
     info = runner.message_hub.runtime_info
@@ -72,8 +75,15 @@ def summary(runner: Runner) -> list[str]:
         # mmengine of 2025 and before reads a training checkpoint with newer versions of torch only so
         trust = '' if exported else 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 '
         lines.append(f"test with mmdet's own tool: {trust}{theirs}")
-    lines.append(f'gain over the student alone: {_tool("compare.py", config)}')
+    if _distills(runner):
+        cost = f'trains both students once for each seed, {2 * len(_SEEDS)} trainings'
+        lines.append(f'gain over the student alone ({cost}): {_tool("compare.py", config)} --seeds {" ".join(_SEEDS)}')
     return lines
+
+
+def _distills(runner: Runner) -> bool:
+    model = runner.cfg.get('model')  # built or not
+    return type_name(model.get('type') if isinstance(model, Mapping) else type(model)) == 'GraphDistiller'
 
 
 def _metrics(runner: Runner) -> tuple[list[str], str | None]:

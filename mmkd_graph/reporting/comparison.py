@@ -15,7 +15,7 @@ from mmkd_graph.export import student_model
 from mmkd_graph.findings import one_line
 
 from . import figures
-from .detections import Accuracy, Images, Matches, Predictions, accuracies, match, predict
+from .detections import SCORE, Accuracy, Images, Matches, Predictions, accuracies, match, predict
 from .page import Page, Picture, svg, uri
 from .panels import Panels
 from .trainings import ALONE, DISTILLED, TEACHER, ReportError, Training
@@ -67,6 +67,11 @@ def add_detections(
     _by_class(page, images, accuracy)
     matches = {role: [match(*pair) for pair in zip(images.images, given, strict=True)] for role, given in found.items()}
     _true_objects(page, images, matches)
+    for role, given in found.items():
+        scores = np.concatenate([one.scores for one in given])
+        if not (scores > SCORE).any():
+            highest = f'the highest was {scores.max():.2f}' if len(scores) else 'it detects nothing'
+            page.lack('summary', f'No detection of the {role} scored above {SCORE}; {highest}. AP counts all scores.')
     gains = _gains(matches)
     if gains is not None:
         page.draw('wins', Picture(svg(figures.plot_gains(gains)), 'Number of images by what was gained on them.'))
@@ -94,11 +99,9 @@ def _models(page: Page, by_role: Mapping[str, Training], which: str) -> dict[str
         models[TEACHER] = (teacher.config, checkpoint, teacher.get('strict', True))
     else:
         page.lack('detections', 'The teacher was not run: the config names no checkpoint of it.')
-    if ALONE not in by_role:
-        page.lack_student('detections', distilled)
-    elif checkpoint := by_role[ALONE].checkpoint(which):
+    if ALONE in by_role and (checkpoint := by_role[ALONE].checkpoint(which)):
         models[ALONE] = (model_of(by_role[ALONE].config), checkpoint, True)
-    else:
+    elif ALONE in by_role:
         page.lack('detections', f'The student alone was not run: {by_role[ALONE].folder} has no checkpoint.')
     models[DISTILLED] = (student_model(distilled.config), distilled.checkpoint(which), True)
     kinds = {str(Path(models[role][1]).name).startswith('best_') for role in (ALONE, DISTILLED) if role in models}

@@ -64,13 +64,17 @@ class Page:
         """Add a picture to a section."""
         self.pictures.setdefault(section, []).append(picture)
 
-    def lack_student(self, section: str, distilled: Training) -> None:
-        """Say in a section that the student alone is missing."""
+    def lack_student(self, distilled: Training) -> None:
+        """Say, once, that the student alone is missing: with it there are curves, gains and config differences."""
+        copies = sorted(distilled.folder.glob('*.py'), key=lambda path: (path.stem == 'student', path.stat().st_mtime))
+        config = copies[0] if copies else Path('CONFIG.py')
+        # where tools/compare.py leaves it
+        alone = Path('work_dirs/compare', config.stem, 'student-0')
+        train = f'{command("compare.py", str(config))} --seeds 0  # trains both students, or finds them trained\n'
         self.lack(
-            section,
-            'No work dir of the student alone was given.',
-            f'{command("train.py")} STUDENT_CONFIG --work-dir work_dirs/student  # the student’s own config\n'
-            f'{command("analysis/report.py", str(distilled.folder))} work_dirs/student',
+            'summary',
+            'No work dir of the student alone was given, so the page has no gain over it.',
+            f'{"" if alone.is_dir() else train}{command("analysis/report.py", str(distilled.folder), str(alone))}',
         )
 
     def chosen_by_validation(self) -> bool:

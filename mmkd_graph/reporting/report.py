@@ -81,7 +81,7 @@ def make_report(
     if ALONE in by_role:
         page.differences = config_differences(distilled.config, by_role[ALONE].config)
     else:
-        page.lack_student('differences', distilled)
+        page.lack_student(distilled)
     page.write(out)
     return page
 

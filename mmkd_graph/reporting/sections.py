@@ -13,7 +13,7 @@ from mmkd_graph.visualization import plot_losses
 from . import figures
 from .gradients import gradient_shares, loss_weights, read_state
 from .page import Page, Picture, svg, uri
-from .trainings import ALONE, TEACHER, Training, main_metric
+from .trainings import TEACHER, Training, main_metric
 
 
 def add_curves(page: Page, trainings: Sequence[Training]) -> None:
@@ -28,8 +28,6 @@ def add_curves(page: Page, trainings: Sequence[Training]) -> None:
     for training in trainings:
         if name not in training.metrics:
             page.lack('curves', f'{training.folder} has no {name}: it has not validated.')
-    if ALONE not in {one.role for one in trainings}:
-        page.lack_student('curves', trainings[0])
     if TEACHER not in {one.role for one in trainings}:
         checkpoint = str(trainings[0].config.model.teacher.get('checkpoint') or '')
         folder = 'TEACHER_WORK_DIR' if not checkpoint or is_address(checkpoint) else str(Path(checkpoint).parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,51 @@ def assignment(name: str, value: Any) -> str:
         model = dict(bbox_head=dict(num_classes=len(names)), neck=None)
     """
     return f'{name} = {_text(value, len(name) + 3, 0)}\n'
+
+
+def differences(there: str, wanted: str) -> list[str]:
+    """Settings that differ between the codes of two config files, by key.
+
+    Args:
+        there: a file as it is.
+        wanted: the file that would take its place.
+
+    Returns:
+        ``'key: value there, not value wanted'``; ``nothing`` for a value that one of them lacks. Empty if ``there`` is
+        no Python.
+
+    Example:
+        >>> differences('model = dict(depth=18, neck=None)', 'model = dict(depth=50, neck=None)')
+        ['model.depth: 18, not 50']
+    """
+    try:
+        ours, theirs = _settings(wanted), _settings(there)
+    except SyntaxError:
+        return []
+    return [
+        f'{key}: {theirs.get(key, "nothing")}, not {ours.get(key, "nothing")}'
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+def _settings(text: str) -> dict[str, str]:
+    """The code of every value in a config file's assignments, by its key."""
+    found: dict[str, str] = {}
+
+    def collect(key: str, node: ast.expr) -> None:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == 'dict' and node.keywords and not node.args:
+            for item in node.keywords:
+                collect(f'{key}.{item.arg}' if item.arg else f'{key}.**{ast.unparse(item.value)}', item.value)
+        else:
+            found[key] = ast.unparse(node)
+
+    for line in ast.parse(text).body:
+        if isinstance(line, ast.Assign):
+            collect(ast.unparse(line.targets[0]), line.value)
+        else:
+            found[ast.unparse(line)] = 'there'
+    return found
 
 
 def _text(value: Any, before: int, indent: int) -> str:

@@ -16,12 +16,14 @@ from mmkd_graph.findings import Finding
 from mmkd_graph.packaged import command, read_config
 from mmkd_graph.registry import type_name
 
-from .code import Code, assignment
+from .code import Code, assignment, differences
 from .fitting import COUNT, fitted
 from .sources import Source, find_config, find_losses, work_dir
 
 FOLDER = Path('configs/own')
 """Where files go if nothing else is asked for."""
+_NAMED = 3
+"""Differences of a file that are named."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,14 @@ def _write(texts: dict[Path, tuple[str, str]], force: bool) -> list[tuple[Path, 
     }
     others = [str(path) for path in texts if path.exists() and path not in same]
     if others and not force:
+        verb = 'is' if len(others) == 1 else 'are'
+        first = Path(others[0])
+        found = differences(first.read_text('utf-8'), texts[first][1]) if first.is_file() else []
+        more = f' and {len(found) - _NAMED} more' if len(found) > _NAMED else ''
+        which = f' ({others[0]} has {"; ".join(found[:_NAMED])}{more})' if found else ''
         raise FileExistsError(
-            f'{", ".join(others)} {"is" if len(others) == 1 else "are"} there already, with other settings; accepted: '
-            '--force, which overwrites, or another --out'
+            f'{", ".join(others)} {verb} there already, with other settings{which}; accepted: --force, which '
+            'overwrites, or another --out'
         )
     for path, (_, text) in texts.items():
         if path not in same:

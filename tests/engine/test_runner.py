@@ -129,8 +129,8 @@ def test_guards_are_put_around_a_config_once() -> None:
         'NonFiniteLossHook',
         'UnreadableImageHook',
         'DueValidationHook',
-        'TrainingCheckHook',
         'TrainingSummaryHook',
+        'TrainingCheckHook',
     ]
     assert cfg.default_hooks.checkpoint.type == 'mmkd_graph.SafeCheckpointHook'
     guard(cfg)

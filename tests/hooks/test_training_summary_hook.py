@@ -27,7 +27,7 @@ class Epochs(EpochBasedTrainLoop):
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Of a training by iterations that has left ``iter_6.pth``, as far as the lines read it."""
     monkeypatch.chdir(tmp_path)
-    Path('distilled.py').write_text("model = dict(type='RetinaNet')")
+    Path('distilled.py').write_text("model = dict(type='mmkd_graph.GraphDistiller')")
     Path('work').mkdir()
     Path('work/iter_6.pth').touch()
     monkeypatch.setattr(sys, 'argv', ['tools/train.py', 'distilled.py', '--resume'])
@@ -54,7 +54,10 @@ def test_best_and_last_value_and_the_commands(runner: SimpleNamespace) -> None:
     assert checkpoint == 'checkpoint: work/iter_6.pth (last)'
     assert test == 'test: python -m mmkd_graph test distilled.py work/iter_6.pth'
     assert 'mmdet' in mmdets and mmdets.endswith('test.py distilled.py work/iter_6.pth')
-    assert gain.endswith(': python -m mmkd_graph compare distilled.py')
+    assert gain == (
+        'gain over the student alone (trains both students once for each seed, 6 trainings): '
+        'python -m mmkd_graph compare distilled.py --seeds 0 1 2'
+    )
 
 
 def test_the_kept_best_checkpoint_is_tested_and_the_export_is_named(runner: SimpleNamespace) -> None:
@@ -105,9 +108,9 @@ def test_a_config_that_was_changed_is_named_by_its_copy(
     runner: SimpleNamespace, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, 'argv', [*sys.argv, *words])
-    assert summary(runner)[-1].endswith(' compare work/distilled.py')
+    assert ' compare work/distilled.py ' in summary(runner)[-1]
     monkeypatch.setattr(sys, 'argv', ['notebook'])
-    assert summary(runner)[-1].endswith(' compare work/distilled.py')
+    assert ' compare work/distilled.py ' in summary(runner)[-1]
 
 
 def test_it_is_one_record_of_the_log(runner: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,3 +119,16 @@ def test_it_is_one_record_of_the_log(runner: SimpleNamespace, caplog: pytest.Log
         TrainingSummaryHook().after_train(runner)
     (record,) = caplog.records
     assert record.message.startswith('The distilled student:\n  checkpoint: work/iter_6.pth (last)\n  test: python ')
+
+
+def test_a_plain_detector_has_the_lines_but_for_those_of_a_distillation(
+    runner: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner.cfg.model.type = 'RetinaNet'
+    runner.logger = logging.getLogger('summary')
+    noted({'coco/bbox_mAP': 0.2})
+    with caplog.at_level(logging.INFO):
+        TrainingSummaryHook().after_train(runner)
+    title, metric, checkpoint, test, mmdets = caplog.records[0].message.split('\n  ')
+    assert title == 'The trained detector:' and metric.startswith('coco/bbox_mAP: best 0.2000')
+    assert checkpoint.startswith('checkpoint: ') and test.startswith('test: ') and mmdets.startswith('test with mmdet')

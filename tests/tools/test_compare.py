@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmkd_graph.engine import comparing
-from mmkd_graph.engine.gains import interval, table
+from mmkd_graph.engine.gains import interval, table, verdicts
 from mmkd_graph.engine.runs import Boxes, RunFailed
 from mmkd_graph.engine.scores import Score
 from mmkd_graph.engine.suites import Suite, untried
@@ -48,6 +48,25 @@ def test_gains_are_paired_by_seed() -> None:
     assert rows['crg'][3] == '-1.2 to +6.0'
     assert rows['crg'][4] == '20 %'  # 3 of the gap of 40 - 25
     assert rows['crg'][5] == '1.30' and rows['crg'][6] == '23.0, 33.0'
+
+
+@pytest.mark.parametrize(
+    ('gains', 'images', 'wanted'),
+    [
+        ([2.0, 2.1, 2.2], (1.0, 3.0), 'a gain is shown: both intervals are above 0.'),
+        ([-2.0, -2.1, -2.2], (-3.0, -1.0), 'a loss is shown: both intervals are below 0.'),
+        ([2.0, 2.1, 2.2], (-1.0, 3.0), 'the seeds show a gain, but its interval over the images holds 0'),
+        ([-2.0, -2.1, -2.2], (-3.0, 1.0), 'the seeds show a loss, but its interval over the images holds 0'),
+        ([2.0, 2.1, 2.2], None, 'the interval over the seeds is above 0, a gain; that over the images is not known.'),
+        ([-1.0, 2.0, 0.5], (1.0, 3.0), '3 seeds show neither a gain nor a loss.'),
+        ([1.0, 2.0], (1.0, 3.0), '2 seeds show neither a gain nor a loss; use three at least.'),
+        ([2.0], (1.0, 3.0), 'one seed shows neither a gain nor a loss; use three at least.'),
+    ],
+)
+def test_the_verdict_takes_both_intervals(gains: list[float], images: tuple | None, wanted: str) -> None:
+    results = {name: dict(ap=gains) for name in ('crg', 'pkd')} | {'student': dict(ap=[0.0] * len(gains))}
+    by_images = {name: images for name in ('crg', 'pkd') if images}
+    assert verdicts(results, by_images, ['crg', 'pkd']).startswith(f'crg, pkd: {wanted}')
 
 
 @pytest.mark.parametrize(
@@ -230,6 +249,7 @@ def test_settings_are_chosen_on_val_and_reported_on_test(compare, suite: Path, t
     assert read['val'] == {'crg-1-0', 'crg-2-0', 'crg-8-0'}
     assert read['test'] == {'teacher-0', 'student-0', 'student-1', 'crg-2-0', 'crg-2-1', 'own-0', 'own-1'}
     report = (tmp_path / 'out' / 'results-test.md').read_text()
+    assert 'crg: a gain is shown: both intervals are above 0.\nown: 2 seeds show neither a gain' in report
     assert (
         '+10.0' in report
         and '+5.2 to +14.8' in report

@@ -111,7 +111,10 @@ def visible(text: str) -> str:
 def test_the_page_shows_everything_and_loads_nothing(work, page):
     text = page.read_text()
     words = visible(text)
-    assert 'class="missing"' not in text
+    missing = re.findall('class="missing">([^<]*)<', text)
+    assert len(missing) == 3 and all(
+        re.match(r'No detection of the .* above 0.3; the highest was 0\.[012]', x) for x in missing
+    )
     pictures = [source for tag, source in Links(text).found if tag == 'img']
     # metrics, losses, measured and final gradient shares, two of graphs, gains, and three images four times
     assert len(pictures) == 7 + 3 * 4 and all(source.startswith('data:image/') for source in pictures)
@@ -138,8 +141,9 @@ def test_a_distillation_alone_says_what_is_missing(work, tmp_path, capsys):
     tool, out = import_tool('analysis/report'), tmp_path / 'alone.html'
     assert tool.main([str(work / 'distilled'), '--out', str(out), '--images', '1', '--show', '1']) == 0
     text = out.read_text()
-    assert text.count('No work dir of the student alone was given.') == 3
-    assert 'python tools/train.py STUDENT_CONFIG' in text and 'gains' not in visible(text)
+    assert text.count('No work dir of the student alone was given') == 1
+    assert f'python tools/compare.py {work}/distilled/distilled.py --seeds 0' in text
+    assert f'report.py {work}/distilled work_dirs/compare/distilled/student-0' in text and 'gains' not in visible(text)
     assert len([1 for tag, _ in Links(text).found if tag == 'img']) == 6 + 3  # without gains; two models and the truth
     assert tool.main([str(work / 'distilled'), '--out', str(out), '--images', '0']) == 0
     assert 'No model was run.' in out.read_text()

@@ -132,10 +132,11 @@ def test_a_change_of_the_data_file_reaches_student_and_teacher(shapes):
         assert config.val_evaluator.ann_file == 'data/else/annotations/instances_val.json'
     assert counts(Config.fromfile(written.distillation).model.student) == [5]
     # which is refused from the folder, and works from the file that was changed
-    with pytest.raises(
-        FileExistsError, match=r'mine/shapes.py is there already, with other settings; accepted: --force'
-    ):
+    with pytest.raises(FileExistsError, match=r'mine/shapes.py is there already, with other settings \(') as refused:
         write_configs(RETINA, RETINA_101, str(shapes), losses=['pkd'], out='mine/other.py')
+    said = str(refused.value)
+    assert f"(mine/shapes.py has own_root: 'data/else', not '{shapes}'; own_classes: (" in said
+    assert said.endswith(')); accepted: --force, which overwrites, or another --out')
     assert not Path('mine/other.py').exists(), 'a part was written'
     again = write_configs(RETINA, RETINA_101, str(data), losses=['pkd'], out='mine/other.py')
     assert [(str(path), was_there) for path, _, was_there in again.files] == [
