@@ -191,10 +191,14 @@ def test_the_suites_that_come_with_it_build(path: Path, monkeypatch: pytest.Monk
         config = tmp_path / 'config.py'
         value = suite.tune['values'][-1] if suite.tune and suite.tunes(name) else None
         config.write_text(suite.config(name, Path('teacher.pth'), value))
-        ((key, loss),) = Config.fromfile(config).model.losses.items()
-        weight = loss.pop('loss_weight', 1.0)
-        assert key == name and MODELS.build(loss)
-        assert value is None or weight.ratio == value
+        losses = Config.fromfile(config).model.losses
+        method = suite.methods[name]
+        if isinstance(method, dict):
+            assert [*losses] == [*method.get('losses', [name])]
+        for loss in losses.values():
+            weight = loss.pop('loss_weight', 1.0)
+            assert MODELS.build(loss)
+            assert value is None or weight.ratio == value
 
 
 class FakeRun:
