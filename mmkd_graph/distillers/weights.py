@@ -199,19 +199,23 @@ def initialising(model: nn.Module, key: str = 'student', whole_key: str = 'model
 def _initial_files(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Files of ``Pretrained`` initialisations, with the end of their keys."""
     for name, module in model.named_modules():
-        given = getattr(module, 'init_cfg', None) or ()
-        for config in [given] if isinstance(given, Mapping) else given:
-            if type_name(config.get('type')) in ('Pretrained', 'PretrainedInit'):
-                yield f'.{name}.init_cfg.checkpoint'.replace('..', '.'), str(config.get('checkpoint'))
+        for file in _pretrained(module):
+            yield f'.{name}.init_cfg.checkpoint'.replace('..', '.'), file
 
 
 def forget_initial_files(model: nn.Module) -> None:
     """Let modules start with random weights where their ``init_cfg`` names a file."""
     for module in model.modules():
-        given = getattr(module, 'init_cfg', None)
-        configs = [given] if isinstance(given, Mapping) else given or []
-        if any(type_name(config.get('type')) in ('Pretrained', 'PretrainedInit') for config in configs):
+        if _pretrained(module):
             module.init_cfg = None
+
+
+def _pretrained(module: nn.Module) -> list[str]:
+    """Files that a module's own ``init_cfg`` names."""
+    given = getattr(module, 'init_cfg', None) or ()
+    configs = [given] if isinstance(given, Mapping) else given
+    kinds = ('Pretrained', 'PretrainedInit')
+    return [str(config.get('checkpoint')) for config in configs if type_name(config.get('type')) in kinds]
 
 
 def _without_doubles(model: nn.Module, state: dict[str, Tensor], what: str) -> dict[str, Tensor]:

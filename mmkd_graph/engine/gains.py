@@ -52,7 +52,7 @@ def table(
     for name, result in results.items():
         gain = images = share = ''
         if name not in ('student', 'teacher', *taught_by.values()):
-            gains = [a - b for a, b in zip(result['ap'], student['ap'], strict=True)]
+            gains = _paired(result, student)
             mean = statistics.mean(gains)
             gain = signed(gains)
             images = '{:+.1f} to {:+.1f}'.format(*by_images[name]) if name in by_images else ''
@@ -82,15 +82,10 @@ def to_the_best(results: Results, methods: Sequence[str]) -> str:
         >>> to_the_best({'crg': {'ap': [30.0, 31.0]}, 'pkd': {'ap': [30.5, 31.5]}}, ['crg', 'pkd'])
         'Differences to pkd, the highest mean, paired by seed: crg -0.5 ± 0.0.'
     """
-    ap = {name: results[name]['ap'] for name in methods}
-    best = max(ap, key=lambda name: statistics.mean(ap[name]))
-    if len(ap) < 2 or len(ap[best]) < 2:
+    best = max(methods, key=lambda name: statistics.mean(results[name]['ap']))
+    if len(methods) < 2 or len(results[best]['ap']) < 2:
         return ''
-    others = [
-        f'{name} {signed([a - b for a, b in zip(values, ap[best], strict=True)])}'
-        for name, values in ap.items()
-        if name != best
-    ]
+    others = [f'{name} {signed(_paired(results[name], results[best]))}' for name in methods if name != best]
     return f'Differences to {best}, the highest mean, paired by seed: {", ".join(others)}.'
 
 
@@ -110,7 +105,7 @@ def verdicts(results: Results, by_images: Mapping[str, tuple[float, float]], met
     """
     found: dict[str, list[str]] = {}
     for name in methods:
-        gains = [a - b for a, b in zip(results[name]['ap'], results['student']['ap'], strict=True)]
+        gains = _paired(results[name], results['student'])
         found.setdefault(_verdict(gains, by_images.get(name)), []).append(name)
     return '\n'.join(f'{", ".join(names)}: {sentence}' for sentence, names in found.items())
 
@@ -128,6 +123,11 @@ def _verdict(gains: list[float], images: tuple[float, float] | None) -> str:
     if (images[0] > 0) if mean > 0 else (images[1] < 0):
         return f'{what} is shown: both intervals are {side} 0.'
     return f'the seeds show {what}, but its interval over the images holds 0: other images might not show it.'
+
+
+def _paired(one: Mapping[str, list], other: Mapping[str, list]) -> list[float]:
+    """Differences of AP, seed by seed."""
+    return [a - b for a, b in zip(one['ap'], other['ap'], strict=True)]
 
 
 def _median(values: list[float | None]) -> float | None:
