@@ -33,29 +33,23 @@ class Spread:
 
 def alternate(
     paths: Mapping[str, Callable[[], object]], rounds: int, warmup: int, device: torch.device, seed: int = 0
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of every path in every round after ``warmup``, and on CUDA the peak of allocated memory in bytes.
-
-    ``seed`` is that of the order within each round.
-    """
+) -> dict[str, list[float]]:
+    """Seconds of every path in every round after ``warmup``; ``seed`` is that of the order within each round."""
     order, shuffled = list(paths), random.Random(seed)
     seconds: dict[str, list[float]] = {name: [] for name in paths}
-    peaks: dict[str, int] = {}
     for turn in range(-warmup, rounds):
         shuffled.shuffle(order)
         for name in order:
             if device.type == 'cuda':
                 torch.cuda.synchronize(device)
-                torch.cuda.reset_peak_memory_stats(device)
             begin = time.perf_counter()
             paths[name]()
             if device.type == 'cuda':
                 torch.cuda.synchronize(device)
-                peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated(device))
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - begin)
         print(f'round {turn + 1} of {rounds}' if turn >= 0 else 'warm-up', flush=True)
-    return seconds, peaks
+    return seconds
 
 
 def machine(device: torch.device, threads: int | None = None) -> str:

@@ -107,7 +107,7 @@ def growth(args: argparse.Namespace, device: torch.device) -> tuple[list[str], d
             calls = {}
             for value in values:
                 calls[str(value)] = loss_call(LOSSES[name], **{**START, swept: value}, device=device)
-            seconds, _ = alternate(calls, args.rounds, 2, device)
+            seconds = alternate(calls, args.rounds, 2, device)
             medians = [Spread.of(x).median for x in seconds.values()]
             sizes = [value**2 if swept == 'side' else value for value in values]
             power = exponent(sizes, medians)
@@ -149,7 +149,7 @@ def windows(args: argparse.Namespace, device: torch.device) -> tuple[list[str], 
             way.__name__: (lambda way=way, s=student, t=rows[1]: torch.autograd.grad(way(s, t), s))
             for way in (plain, small)
         }
-        seconds, _ = alternate(calls, args.rounds, 1, device)
+        seconds = alternate(calls, args.rounds, 1, device)
         exact = plain(*(x.detach().double() for x in (student, rows[1])))
         difference = (small(student, rows[1]).double() / exact - 1).abs().item()
         speedup = Spread.of([a / b for a, b in zip(seconds['plain'], seconds['small'], strict=True)])

@@ -7,7 +7,8 @@ Every round measures the student alone, the teacher's features alone and every p
 - ``… alone``: no step, but forward and backward of the loss on the pyramids of the batch: what it costs;
 - ``whole teacher``: the teacher runs its head and losses too, as it is done elsewhere.
 
-Peak memory is CUDA's own count, or on a CPU that of a process per path (``--memory``), over what importing takes.
+Peak memory (``--memory``) is that of three steps of a path by itself: on CUDA that of tensors, models and optimizer
+included, on a CPU that of a process, over what importing takes.
 
 Example:
     step_time.py --rounds 20 --memory
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import os
 import resource
 import subprocess
@@ -85,6 +87,7 @@ PATHS: dict[str, dict] = {
     **LOSSES,
 }
 ALONE = ' alone'
+STUDENT = 'student'
 
 
 class Bench:
@@ -160,28 +163,42 @@ class Bench:
 
 
 def memory_of(name: str, args: argparse.Namespace) -> int:
-    """Peak resident memory of three steps, in bytes over what importing took; for a process of its own."""
-    before = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-    run = Bench(args).path(name)
+    """Peak memory of three steps, in bytes over what was taken before; on a CPU for a process of its own."""
+    cuda = torch.device(args.device).type == 'cuda'
+    if cuda:
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats(args.device)
+        before = torch.cuda.memory_allocated(args.device)
+    else:
+        before = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+    bench = Bench(args)
+    run = bench.step(bench.student) if name == STUDENT else bench.path(name)
+    if name != STUDENT:
+        bench.student.cpu()
     for _ in range(3):
         run()
+    if cuda:
+        return torch.cuda.max_memory_allocated(args.device) - before
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
-def memories(names: list[str]) -> dict[str, int]:
-    """:func:`memory_of` in fresh processes whose allocator gives large blocks back at once."""
+def memories(names: list[str], args: argparse.Namespace) -> dict[str, int]:
+    """:func:`memory_of`, on a CPU in fresh processes whose allocator gives large blocks back at once."""
     found = {}
     environment = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
     for name in names:
-        command = [sys.executable, __file__, *sys.argv[1:], '--memory-of', name]
-        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-        found[name] = int(output.rsplit('MEMORY ', 1)[1])
+        if torch.device(args.device).type == 'cuda':
+            found[name] = memory_of(name, args)
+        else:
+            command = [sys.executable, __file__, *sys.argv[1:], '--memory-of', name]
+            output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+            found[name] = int(output.rsplit('MEMORY ', 1)[1])
         print(f'{name}: {found[name] / 2**20:.0f} MiB', flush=True)
     return found
 
 
 def report(args: argparse.Namespace, seconds: dict[str, list[float]], peaks: dict[str, int], where: str) -> str:
-    floor = [a + b for a, b in zip(seconds['student'], seconds['teacher'], strict=True)]
+    floor = [a + b for a, b in zip(seconds[STUDENT], seconds['teacher'], strict=True)]
     lines = [
         '| path | seconds | ratio to student + teacher | 95 % interval | peak memory, MiB | over no loss |',
         '|---|---:|---:|---:|---:|---:|',
@@ -189,7 +206,7 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]], peaks: dic
     base = peaks.get('no loss')
     for name, values in seconds.items():
         ratio = interval = ''
-        if name not in ('student', 'teacher'):
+        if name not in (STUDENT, 'teacher'):
             spread = Spread.of([value / low for value, low in zip(values, floor, strict=True)])
             ratio, interval = f'{spread.median:.3f}', f'{spread.low:.3f} to {spread.high:.3f}'
         peak = f'{peaks[name] / 2**20:.0f}' if name in peaks else ''
@@ -223,8 +240,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--warmup', type=int, default=2, help='rounds before them')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
-    parser.add_argument('--memory', action='store_true', help='on a CPU: measure peak memory, a process per path')
-    parser.add_argument('--memory-of', choices=list(PATHS), help=argparse.SUPPRESS)
+    parser.add_argument('--memory', action='store_true', help='measure peak memory too, each path by itself')
+    parser.add_argument('--memory-of', choices=[STUDENT, *PATHS], help=argparse.SUPPRESS)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark/step_time'), help='without suffix')
     args = parser.parse_args(argv)
     if args.rounds < 6:
@@ -238,17 +255,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f'MEMORY {memory_of(args.memory_of, args)}')
         return 0
     measured: dict[str, int] = {}
-    if args.memory and args.device == 'cpu':  # first: a child's peak begins with what its parent holds
-        measured = memories([name for name in args.paths if not name.endswith(ALONE)])
+    if args.memory:  # first: a child's peak begins with what its parent holds
+        measured = memories([STUDENT, *(name for name in args.paths if not name.endswith(ALONE))], args)
     bench = Bench(args)
     paths = {name: bench.path(name) for name in args.paths}  # the first one builds the teacher
-    steps = {'student': bench.step(bench.student), 'teacher': bench.features(), **paths}
-    seconds, peaks = alternate(steps, args.rounds, args.warmup, bench.device)
-    peaks |= measured
+    steps = {STUDENT: bench.step(bench.student), 'teacher': bench.features(), **paths}
+    seconds = alternate(steps, args.rounds, args.warmup, bench.device)
     where = machine(bench.device)
-    text = report(args, seconds, peaks, where)
+    text = report(args, seconds, measured, where)
     arguments = {k: str(v) for k, v in vars(args).items()}
-    write_report(args.out, text, dict(seconds=seconds, peak_bytes=peaks, machine=where, arguments=arguments))
+    write_report(args.out, text, dict(seconds=seconds, peak_bytes=measured, machine=where, arguments=arguments))
     return 0
 
 
