@@ -20,12 +20,13 @@ KEY   := $(shell { echo '$(call given,PYTHON) $(call given,TORCH)'; \
                    cat $(LOCK) requirements/runtime.txt setup.py tools/install.sh; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/.mmkd_graph-$(KEY)
 
-.PHONY: help install test test-upstream test-slurm lint docs demo clean distclean
+.PHONY: help install test test-upstream test-cuda test-slurm lint docs demo clean distclean
 
 help:
 	@echo 'make demo          install, then teacher, student and distilled student on a generated set, compared in a table'
 	@echo 'make test          install, then the tests; PYTEST_ARGS="-k name -x" goes to pytest, "--cov=mmkd_graph" shows coverage'
 	@echo 'make test-upstream make test STACK=upstream'
+	@echo 'make test-cuda     install, then the tests that need a GPU; the others hide it'
 	@echo 'make test-slurm    install, and Slurm where it is missing (root or sudo), then the tests on a cluster of one node'
 	@echo 'make install       make $(VENV): torch, the pinned MMDetection stack (mmcv is built once), this package'
 	@echo 'make lint          ruff, and mypy on mmkd_graph/graph and mmkd_graph/losses'
@@ -47,12 +48,16 @@ $(READY):
 	    VENV='$(VENV)' LOCK='$(LOCK)' WHEELS='$(WHEELS)' CORES='$(CORES)' tools/install.sh
 	@touch '$@'
 
+# Many tests fork, which CUDA does not survive, and compare to the last bit.
 test: $(READY)
-	@OMP_NUM_THREADS=1 '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . \
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 '$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . \
 	    -n $(CORES) --maxprocesses 8 --dist loadscope mmkd_graph tests $(PYTEST_ARGS)
 
 test-upstream:
 	@$(MAKE) --no-print-directory test STACK=upstream
+
+test-cuda: $(READY)
+	@'$(VENV)/bin/python' -m pytest -c tests/pytest.ini --rootdir . tests/distillers/test_cuda.py $(PYTEST_ARGS)
 
 test-slurm: $(READY)
 	@tests/slurm/install.sh

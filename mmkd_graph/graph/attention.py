@@ -8,9 +8,7 @@ from .precision import in_full_precision
 
 
 @in_full_precision
-def spatial_attention(
-    features: Tensor, temperature: float = 0.5, normalize: bool = False, valid: Tensor | None = None
-) -> Tensor:
+def spatial_attention(features: Tensor, temperature: float = 0.5, normalize: bool = False) -> Tensor:
     """Where a feature map is active: ``HW · softmax(mean_c |F| / τ)``.
 
     Args:
@@ -18,12 +16,9 @@ def spatial_attention(
         temperature: τ > 0, in the unit of the features (without unit with ``normalize``).
         normalize: Divide the map by its mean over space first, so that the same temperature means the same
             whatever the scale of the features.
-        valid: Booleans of shape (N, 1, H, W) (or (N, 1, L)), False where a cell is padding. Such a cell has weight 0
-            and leaves the others as they are.
 
     Returns:
-        Weights of shape (N, 1, H, W) (or (N, 1, L)) with mean 1 over the valid cells; float32, or float64 for float64
-        input.
+        Weights of shape (N, 1, H, W) (or (N, 1, L)) with mean 1 over space; float32, or float64 for float64 input.
 
     Raises:
         ValueError: If ``temperature`` is not > 0 or the shape does not fit.
@@ -38,8 +33,7 @@ def spatial_attention(
     """
     _check(features, temperature)
     activity = features.abs().mean(1, keepdim=True)
-    valid = None if valid is None else valid.flatten(2)
-    return _softmax(activity.flatten(2), temperature, normalize, valid).reshape(activity.shape)
+    return _softmax(activity.flatten(2), temperature, normalize).reshape(activity.shape)
 
 
 @in_full_precision
@@ -76,17 +70,10 @@ def _check(features: Tensor, temperature: float) -> None:
         raise argument_error('features', f'shape {tuple(features.shape)}', '(N, C, H, W) or (N, C, L), not empty')
 
 
-def _softmax(scores: Tensor, temperature: float, normalize: bool, valid: Tensor | None = None) -> Tensor:
-    """Softmax over the last axis, times its length; of what is ``valid``, if that is given."""
-    count: Tensor | int = scores.shape[-1]
-    if valid is not None:
-        scores = torch.where(valid, scores, 0)
-        count = valid.sum(-1, keepdim=True)
+def _softmax(scores: Tensor, temperature: float, normalize: bool) -> Tensor:
+    """Softmax over the last axis, times its length."""
     if normalize:
-        mean = scores.sum(-1, keepdim=True) / count
+        mean = scores.mean(-1, keepdim=True)
         zero = mean == 0  # then every score is 0: the softmax is uniform, whatever it is divided by
         scores = scores / torch.where(zero, 1, mean)
-    scores = scores / temperature
-    if valid is not None:
-        scores = scores.masked_fill(~valid, -torch.inf)
-    return count * torch.softmax(scores, dim=-1)
+    return scores.shape[-1] * torch.softmax(scores / temperature, dim=-1)

@@ -12,6 +12,9 @@ divided by the roots. û is the trivial eigenvector, of eigenvalue 1, and everyt
 without one of C × C and without an iterative solver.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -74,13 +77,50 @@ def cut_windows(features: Tensor, size: int) -> Tensor:
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(n, -1, rows * columns, c).mT
 
 
+class WindowLevels:
+    """Which of K windows side by side belongs to which of S maps: every operation is one for all maps.
+
+    Args:
+        counts: windows of each map.
+        device: where they are. Nothing waits for it.
+
+    Example:
+        >>> import torch
+        >>> levels = WindowLevels([2, 1], torch.device('cpu'))
+        >>> levels.sums(torch.tensor([[1.0, 2.0, 4.0]]))
+        tensor([[3., 4.]])
+        >>> levels.spread(torch.tensor([[3.0, 4.0]]))
+        tensor([[3., 3., 4.]])
+    """
+
+    def __init__(self, counts: Sequence[int], device: torch.device) -> None:
+        levels, windows = torch.arange(len(counts)), torch.tensor(counts)
+        index = levels.repeat_interleave(windows)
+        self.index = index.to(device, non_blocking=True)  # (K,)
+        self.member = (index == levels.unsqueeze(1)).to(device, non_blocking=True)  # (S, K)
+        self.windows = windows.to(device, non_blocking=True)  # (S,)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(N, S) sums of (N, K) values, or (N, S, C) of (N, K, C). What is not finite in one map makes NaN of all."""
+        return (values.unsqueeze(1) * (self.member if values.dim() == 2 else self.member.unsqueeze(-1))).sum(2)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """(N, S) maxima of (N, K) values."""
+        return values.unsqueeze(1).masked_fill(~self.member, -torch.inf).amax(2)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Each window's value (N, K, …) of values of the maps (N, S, …)."""
+        return values.index_select(1, self.index)
+
+
 @in_full_precision
-def unit_rows(windows: Tensor) -> Tensor:
+def unit_rows(windows: Tensor, levels: WindowLevels | None = None) -> Tensor:
     """Rows of length 1; channels without a direction give a zero row and take no gradient.
 
     Args:
         windows: (N, K, C, L) of :func:`cut_windows`, of features between 1e-15 and 1e15, so that their squares are
             numbers. What is dead is measured by the mean over an image's windows.
+        levels: where the windows are those of several maps; then what is dead is measured map by map.
 
     Returns:
         (N, K, C, L).
@@ -92,9 +132,45 @@ def unit_rows(windows: Tensor) -> Tensor:
                   [0.0000, 0.0000]]]])
     """
     energy = windows.square().sum(-1, keepdim=True)
-    least = DEAD**2 * energy.detach().mean((1, 2), keepdim=True)
-    alive = ~(energy <= least)  # NaN is to stay NaN
-    return windows * torch.where(alive, torch.where(alive, energy, 1).rsqrt(), 0)
+    mean = energy.detach().mean(2)
+    if levels is None:
+        mean = mean.mean(1, keepdim=True)
+    else:
+        mean = levels.spread(levels.sums(mean.squeeze(-1)) / levels.windows).unsqueeze(-1)
+    least = (DEAD**2 * mean).clamp(min=torch.finfo(mean.dtype).tiny).unsqueeze(-1)
+    # NaN stays NaN.
+    return windows * (torch.maximum(energy, least).rsqrt() * (energy > least))
+
+
+@in_full_precision
+def window_attention(
+    activities: Tensor, valid: Tensor, counts: Tensor, levels: WindowLevels, temperature: float
+) -> Tensor:
+    """:func:`~mmkd_graph.graph.spatial_attention` of maps that are cut into windows.
+
+    Args:
+        activities: (N, K, L) of the cells, >= 0; those of cells that are not valid are 0.
+        valid: (N, K, L), 1 for a cell of the image and 0 for padding.
+        counts: (N, S) valid cells of each map.
+        levels: of the windows.
+        temperature: τ > 0, of activities divided by their mean over a map.
+
+    Returns:
+        (N, K, L) weights with a mean of 1 over a map's valid cells, 0 elsewhere.
+
+    Example:
+        >>> import torch
+        >>> activities = torch.tensor([[[0.0, 2.0], [1.0, 0.0]]])
+        >>> valid = torch.tensor([[[1, 1], [1, 0]]])
+        >>> window_attention(activities, valid, torch.tensor([[2, 1]]), WindowLevels([1, 1], torch.device('cpu')), 0.5)
+        tensor([[[0.0360, 1.9640],
+                 [1.0000, 0.0000]]])
+    """
+    mean = levels.sums(activities.sum(-1)) / counts
+    unit = (temperature * mean).clamp(min=torch.finfo(mean.dtype).tiny)  # of a map of zeros
+    scores = activities / levels.spread(unit).unsqueeze(-1)
+    weights = (scores - levels.spread(levels.largest(scores.amax(-1))).unsqueeze(-1)).exp() * valid
+    return weights * levels.spread(counts / levels.sums(weights.sum(-1))).unsqueeze(-1)
 
 
 @in_full_precision
@@ -180,9 +256,11 @@ def spectral_distance(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
     delta = student - teacher
     gram, own, moved = teacher.mT @ teacher, _gram(delta), delta.mT @ teacher
     both, away = gram + moved, teacher.mT @ (student_root - root)
-    squared = both.mT @ own @ both + 2 * both.mT @ moved @ moved + moved.mT @ gram @ moved
-    squared = squared + away @ (away - 2 * gram @ away).mT
-    return (squared * gram).sum((-2, -1)).clamp(min=0), (gram @ gram).square().sum((-2, -1))
+    # ‖û_S aᵀ + ΔF + Y_T R‖², each product weighed by G once more.
+    squared = (own @ both + 2 * moved @ moved) * (both @ gram) + (gram @ moved) * (moved @ gram)
+    trivial = gram @ away
+    distance = squared.sum((-2, -1)) + (trivial * (away - 2 * trivial)).sum((-2, -1))
+    return distance.clamp(min=0), (gram @ gram).square().sum((-2, -1))
 
 
 def _factor(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmkd_graph.graph import channel_attention, spatial_attention
+from mmkd_graph.graph import channel_attention
 from mmkd_graph.graph.arguments import check_integer, check_number
-from mmkd_graph.graph.windows import cut_windows, edge_distance, spectral_distance, unit_rows
+from mmkd_graph.graph.windows import (
+    WindowLevels,
+    cut_windows,
+    edge_distance,
+    spectral_distance,
+    unit_rows,
+    window_attention,
+)
 from mmkd_graph.registry import MODELS
 
 from .base import DistillContext, LevelWeights, Pyramid, PyramidLoss, PyramidSpec, level_shares, term_weights, total
@@ -22,25 +29,23 @@ STRUCTURELESS = 1e-6
 """Energy of a spectral embedding below which a window is constant, within rounding of float32."""
 
 
-class _Level(NamedTuple):
-    """Features (N, C, H, W) of both sides times the root of the cells' weights, which are 1 on average where valid."""
-
-    student: Tensor
-    teacher: Tensor
-    valid: Tensor  # (N, 1, H, W)
-    channels: Tensor  # (N, C), weights that are 1 on average
-
-
 class _Windows(NamedTuple):
-    """Unit rows (N, K, C, L) of both sides in K windows, and how many cells of each are valid (N, K)."""
+    """K windows of L cells of some levels, side by side.
+
+    Features (N, K, C, L) of both sides times the root of the cells' weights, which are 1 on average where valid.
+    """
 
     student: Tensor
     teacher: Tensor
-    cells: Tensor
+    cells: Tensor  # (N, K), how many are valid
+    counts: Tensor  # (N, S), their sums
+    channels: Tensor  # (N, S, C), weights that are 1 on average
+    levels: WindowLevels
+    shares: Tensor  # (S,), of the levels in the loss
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Of (N, K) values, by valid cells."""
-        return (values * self.cells).sum() / self.cells.sum()
+    def weights(self) -> Tensor:
+        """(N, K), of the windows in the loss: a level's share, shared out among its valid cells."""
+        return self.cells * self.levels.spread((self.shares / self.counts.sum(0)).unsqueeze(0))
 
 
 @MODELS.register_module()
@@ -62,7 +67,8 @@ class CRGLoss(PyramidLoss):
 
     The teacher's spatial attention weighs the cells of all three, its channel attention the vertices'. Cells beyond
     an image's own shape do not count. Windows of all images are averaged by their valid cells, vertices over the
-    images, levels by ``level_weights``. No matrix of channels × channels is made.
+    images, levels by ``level_weights``. No matrix of channels × channels is made. The windows of all levels go through
+    every operation side by side, so that a GPU gets few large kernels.
 
     Args:
         vertex_weight: α; 0 switches the term off, as with the other two. At 10 the gradients of loss and task are about
@@ -112,64 +118,84 @@ class CRGLoss(PyramidLoss):
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:
         """Terms ``vertex``, ``edge`` and ``spectral`` of levels (N, C_l, H_l, W_l), as far as switched on."""
-        levels = [
-            self._weighted(s, t, context.valid_cells(t, stride))
-            for s, t, stride in zip(student, teacher, context.strides, strict=True)
+        windows = [
+            self._windows([student[i] for i in group], [teacher[i] for i in group], context, group)
+            for group in self._groups(teacher)
         ]
-        values: dict[str, Iterable[Tensor]] = {}
+        values = {}
         if self.weights['vertex']:
-            values['vertex'] = vertex_values(levels)
+            values['vertex'] = vertex_value(windows)
         if self.weights['edge'] or self.weights['spectral']:
-            graphs = [self._windows(level) for level in levels]
-            for term, value in (('edge', edge_value), ('spectral', spectral_value)):
+            rows = [[unit_rows(x, w.levels) for x in (w.student, w.teacher)] for w in windows]
+            shares = [w.weights() for w in windows]
+            for term, shape in (('edge', edge_values), ('spectral', spectral_values)):
                 if self.weights[term]:
-                    values[term] = [value(graph) for graph in graphs]
-        return {
-            term: self.weights[term] * total(share * value for share, value in zip(self.shares, of_levels, strict=True))
-            for term, of_levels in values.items()
-        }
+                    values[term] = total(
+                        (share * shape(s, t)).sum() for share, (s, t) in zip(shares, rows, strict=True)
+                    )
+        return {term: self.weights[term] * value for term, value in values.items()}
 
-    def _weighted(self, student: Tensor, teacher: Tensor, valid: Tensor) -> _Level:
-        """Both sides times the root of the teacher's spatial attention, which is 0 for padding; channel attention."""
-        teacher = torch.where(valid, teacher, 0)
+    def _groups(self, levels: Pyramid) -> list[list[int]]:
+        """Levels whose windows have the same channels and cells: all, but for maps smaller than a window."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, (_, channels, height, width) in enumerate(x.shape for x in levels):
+            groups.setdefault((channels, min(height, self.window), min(width, self.window)), []).append(i)
+        return [*groups.values()]
+
+    def _windows(
+        self, student: list[Tensor], teacher: list[Tensor], context: DistillContext, group: list[int]
+    ) -> _Windows:
+        """The windows of a group of levels, weighted by the teacher's attention; the weight of padding is 0."""
+
+        def cut(maps: Iterable[Tensor]) -> list[Tensor]:
+            return [cut_windows(x, self.window).mT for x in maps]  # cells first, as in memory
+
+        inside = [context.inside(x, context.strides[i]).float() for i, x in zip(group, teacher, strict=True)]
+        parts = cut(inside)
+        device = teacher[0].device
+        levels = WindowLevels([x.shape[1] for x in parts], device)
+        valid = torch.cat(parts, dim=1).squeeze(-1).to(device, non_blocking=True)
+        s, t = (torch.cat(cut(x), dim=1).mT for x in (student, teacher))
+        t = t.masked_fill(valid.unsqueeze(2) == 0, 0)
+        filled = valid.sum(-1)
+        counts = levels.sums(filled)
+        shares = torch.tensor([self.shares[i] for i in group], dtype=t.dtype).to(device, non_blocking=True)
         if self.temperature is None:
-            cells, channels = valid.to(teacher), torch.ones_like(teacher[:, :, 0, 0])
+            cells, channels = valid, t.new_ones(len(t), len(group), t.shape[2])
         else:
-            cells = spatial_attention(teacher, self.temperature, normalize=True, valid=valid)
-            channels = channel_attention(teacher, self.temperature, normalize=True).flatten(1)
-        root = cells.sqrt()
-        return _Level(student * root, teacher * root, valid, channels)
-
-    def _windows(self, level: _Level) -> _Windows:
-        s, t = (unit_rows(cut_windows(x, self.window)) for x in (level.student, level.teacher))
-        return _Windows(s, t, cells=cut_windows(level.valid.to(s), self.window).sum((2, 3)))
+            activity = t.abs()
+            cells = window_attention(activity.mean(2), valid, counts, levels, self.temperature)
+            channels = levels.sums(activity.sum(3)).flatten(0, 1).unsqueeze(-1)
+            channels = channel_attention(channels, self.temperature, normalize=True).view(len(t), len(group), -1)
+        root = cells.sqrt().unsqueeze(2)
+        return _Windows(s * root, t * root, filled, counts, channels, levels, shares)
 
 
-def vertex_values(levels: list[_Level]) -> Tensor:
-    """Weighted squared differences of the features over the teacher's energy: (L,), means over the images."""
+def vertex_value(windows: list[_Windows]) -> Tensor:
+    """Weighted squared differences of the features over the teacher's energy, mean over the images."""
 
-    def energy(features: Tensor, level: _Level) -> Tensor:
-        """(N,) weighted mean squares over the valid cells and the channels."""
-        squares = features.square().sum((2, 3)) / level.valid.sum((2, 3))
-        return (squares * level.channels).mean(dim=1)
+    def energy(features: Tensor, w: _Windows) -> Tensor:
+        """(N, S) weighted mean squares over the valid cells and the channels."""
+        squares = features.square().sum(3) * w.levels.spread(w.channels)
+        return w.levels.sums(squares.mean(2)) / w.counts
 
-    errors = torch.stack([energy(x.student - x.teacher, x) for x in levels])
-    energies = torch.stack([energy(x.teacher, x) for x in levels])
-    return vertex_distance(errors, energies).mean(dim=1)
+    errors = torch.cat([energy(w.student - w.teacher, w) for w in windows], dim=1)
+    energies = torch.cat([energy(w.teacher, w) for w in windows], dim=1)
+    shares = torch.cat([w.shares for w in windows])
+    return (vertex_distance(errors.T, energies.T).mean(dim=1) * shares).sum()
 
 
-def edge_value(windows: _Windows) -> Tensor:
-    """Squared difference of the cosines over the teacher's energy."""
-    distance, energy = edge_distance(windows.student, windows.teacher)
+def edge_values(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference of the cosines over the teacher's energy, of unit rows (N, K, C, L): (N, K)."""
+    distance, energy = edge_distance(student, teacher)
     # Unit rows without a dead one have at least that energy.
-    least = windows.teacher.shape[2] ** 2 / windows.teacher.shape[3]
-    return windows.mean(distance / energy.clamp(min=least))
+    return distance / energy.clamp(min=teacher.shape[2] ** 2 / teacher.shape[3])
 
 
-def spectral_value(windows: _Windows) -> Tensor:
-    """Difference in the teacher's spectral embedding over the embedding's own."""
-    distance, energy = spectral_distance(windows.student, windows.teacher)
-    return windows.mean(distance / energy.clamp(min=STRUCTURELESS))
+def spectral_values(student: Tensor, teacher: Tensor) -> Tensor:
+    """Difference in the teacher's spectral embedding over the embedding's own, of unit rows (N, K, C, L): (N, K)."""
+    distance, energy = spectral_distance(student, teacher)
+    return distance / energy.clamp(min=STRUCTURELESS)
 
 
 def vertex_distance(errors: Tensor, energies: Tensor) -> Tensor:

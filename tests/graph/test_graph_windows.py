@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from mmkd_graph.graph import spatial_attention
 from mmkd_graph.graph.windows import (
+    WindowLevels,
     cut_windows,
     edge_distance,
     spectral_distance,
     spectrum,
     unit_rows,
+    window_attention,
 )
 
 
@@ -127,6 +130,27 @@ def test_a_dead_channel_is_a_zero_row_without_gradient():
     torch.testing.assert_close(lengths[:, :, [0, 1, 3, 4, 5]], torch.ones(2, 1, 5))
     rows.square().sum().backward()
     assert x.grad[:, 2].abs().max() == 0
+
+
+def test_windows_of_several_maps_are_as_those_of_each():
+    """A map that is nearly dead beside another one has its own measure of what is dead, and its own attention."""
+    maps = [smooth(1, 6, (8, 10)), 1e-6 * smooth(2, 6, (5, 4))]
+    inside = [torch.ones(2, 1, 8, 10), torch.ones(2, 1, 5, 4)]
+    inside[0][1, :, 6:] = 0
+    maps = [x * valid for x, valid in zip(maps, inside, strict=True)]
+    parts = [cut_windows(x, 4) for x in maps]
+    levels = WindowLevels([x.shape[1] for x in parts], torch.device('cpu'))
+    windows, valid = torch.cat(parts, 1), torch.cat([cut_windows(x, 4) for x in inside], 1).squeeze(2)
+    assert torch.equal(unit_rows(windows, levels), torch.cat([unit_rows(x) for x in parts], 1))
+    counts = levels.sums(valid.sum(-1))
+    assert counts.tolist() == [[80, 20], [60, 20]]
+    found = window_attention(windows.abs().mean(2), valid, counts, levels, 0.5).split([6, 2], dim=1)
+    for n, rows in ((0, 8), (1, 6)):
+        for x, mine, height in ((maps[0], found[0], rows), (maps[1], found[1], 5)):
+            wanted = F.pad(
+                spatial_attention(x[n : n + 1, :, :height], 0.5, normalize=True), (0, 0, 0, x.shape[2] - height)
+            )
+            torch.testing.assert_close(mine[n], cut_windows(wanted, 4)[0, :, 0])
 
 
 def test_not_a_number_stays_one():
