@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmkd_graph.graph import info_nce, low_pass, unit_length
 from mmkd_graph.graph.arguments import argument_error, check_choice, check_integer, check_number
@@ -120,16 +122,21 @@ class LFCCLoss(PyramidLoss):
 
     def _cells(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> list[tuple[Tensor, Tensor]]:
         """Both sides' (K, D) embedded cells, per level and scale."""
+        averages = self.student.averages(student)
         windows = [stride * scale for stride in context.strides for scale in self.scales]
-        pairs = []
-        for window, s, t in zip(windows, self.student(student), self.teacher(teacher), strict=True):
-            chosen = context.inside(s, window).flatten().nonzero().squeeze(1)
-            if len(chosen) > self.max_cells:
-                chosen = chosen[torch.randperm(len(chosen))[: self.max_cells]]
-            chosen = chosen.to(s.device, non_blocking=True)
-            rows_s, rows_t = (unit_length(x.movedim(1, -1).flatten(0, 2)[chosen]) for x in (s, t))
-            pairs.append((rows_s, rows_t))
-        return pairs
+        chosen = []
+        for window, maps in zip(windows, averages, strict=True):
+            cells = context.inside(maps, window).flatten().nonzero().squeeze(1)
+            if len(cells) > self.max_cells:
+                cells = cells[torch.randperm(len(cells))[: self.max_cells]]
+            chosen.append(cells)
+        counts = [len(cells) for cells in chosen]
+        chosen = [cells.to(student[0].device, non_blocking=True) for cells in chosen]
+        rows_s, rows_t = (
+            unit_length(space.cells(maps, chosen)).split(counts)
+            for space, maps in ((self.student, averages), (self.teacher, self.teacher.averages(teacher)))
+        )
+        return [*zip(rows_s, rows_t, strict=True)]
 
 
 class CompactSpace(nn.Module):
@@ -149,10 +156,38 @@ class CompactSpace(nn.Module):
             nn.init.orthogonal_(convolution.weight)
         self.projections = nn.ModuleList(projections)
 
+    def averages(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """Levels (N, C_l, H_l, W_l) to maps (N, C_l, ⌈H_l / s⌉, ⌈W_l / s⌉) of every level and scale s."""
+        return [low_pass(level, scale) for level in pyramid for scale in self.scales]
+
     def forward(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
-        """Levels (N, C_l, H_l, W_l) to maps (N, channels, ⌈H_l / s⌉, ⌈W_l / s⌉) of every level and scale s."""
-        pairs = zip(pyramid, self.projections, strict=True)
-        return [projection(low_pass(level, scale)) for level, projection in pairs for scale in self.scales]
+        """Levels to their :meth:`averages` in the compact space, (N, channels, ⌈H_l / s⌉, ⌈W_l / s⌉)."""
+        return [self._projection(i)(maps) for i, maps in enumerate(self.averages(pyramid))]
+
+    def cells(self, averages: Sequence[Tensor], chosen: Sequence[Tensor]) -> Tensor:
+        """Some cells of the :meth:`averages`, in the compact space: (sum of K, channels).
+
+        A level is projected once for all scales, and no cell that was not chosen.
+
+        Args:
+            averages: (N, C_l, H, W) of every level and scale.
+            chosen: of each of them (K,) indices into its N × H × W cells.
+        """
+        rows = [
+            maps.movedim(1, -1).flatten(0, 2).index_select(0, cells)
+            for maps, cells in zip(averages, chosen, strict=True)
+        ]
+        count = len(self.scales)
+        return torch.cat(
+            [
+                F.linear(torch.cat(rows[i : i + count]), self._projection(i).weight.flatten(1))
+                for i in range(0, len(rows), count)
+            ]
+        )
+
+    def _projection(self, index: int) -> Any:
+        """That of one of the :meth:`averages`."""
+        return self.projections[index // len(self.scales)]
 
 
 def check_scales(scales: Sequence[int]) -> None:
