@@ -76,7 +76,7 @@ class CRGLoss(PyramidLoss):
         edge_weight: β. Equal to α it cost more than one point of AP on one of two sets; a tenth of α cost nothing
             (measured with version 0.1).
         spectral_weight: γ, as β. Edges and spectrum alone gain 1.6 ± 1.2 AP on VOC 2007, five seeds at a ratio of 0.5;
-            beside the vertices 0.1 ± 0.5.
+            beside the vertices 0.1 ± 0.5, and nothing in two other settings.
         window: p, in cells, from 2 (1 leaves signs alone), or the map's side where that is smaller. At 4 a graph has 17
             eigenvalues, and CUDA has a batched solver.
         temperature: of the attention's two softmaxes, over activities divided by their mean; 0.5 removed what vertices

@@ -1,9 +1,8 @@
-# Parts of CRG on the same five classes of PASCAL VOC 2007, at ratios that are not tuned.
+# Settings of CRG on the same five classes of PASCAL VOC 2007, at ratios that are not tuned.
 _base_ = './voc07_5c.py'
 half = dict(type='mmkd_graph.GradientRatio', ratio=0.5)
 methods = dict(
     _delete_=True,
-    edges=dict(type='mmkd_graph.CRGLoss', vertex_weight=0, spectral_weight=0, loss_weight=half),
     edges_levels_equal=dict(
         type='mmkd_graph.CRGLoss', vertex_weight=0, spectral_weight=0, level_weights='equal', loss_weight=half
     ),
