@@ -121,8 +121,8 @@ def test(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     check_checkpoint(cfg, args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False  # a config that a resumed training left says resume=True
-    if is_ours(cfg.get('runner_type')):
-        cfg.pop('runner_type')  # it looks after trainings
+    if 'runner_type' not in cfg or is_ours(cfg.runner_type):  # ours looks after trainings
+        cfg.runner_type = 'mmkd_graph.TestingRunner'
     keep_student(cfg)
     for finding in check_evaluators(cfg, ['test_dataloader']):  # before all images are predicted for nothing
         if finding.level == FAIL:

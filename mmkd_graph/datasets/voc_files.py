@@ -101,7 +101,7 @@ class _Reader:
         similar = {name: like for name in absent if (like := similar_name(name, others))}
         if similar and not self.test_mode:
             meant = ', '.join(f'{shown(name)} (did you mean {shown(like)}?)' for name, like in similar.items())
-            what = f'no object of the classes {meant}; the files have, besides the classes: {told}'
+            what = f'no object of the classes {meant} of metainfo.classes; the files have, besides: {told}'
             self.problems.add(FAIL, '', what)
         else:
             self.problems.add(WARNING, '', f'boxes of classes that the config does not ask for: {told}')

@@ -89,8 +89,10 @@ def options_of(kind: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
     )
 
 
-def build(registry: Registry, kind: Callable, config: Mapping[str, Any], key: str) -> Any:
+def build(registry: Registry, kind: Callable, config: Mapping[str, Any], key: str, beside: Collection[str] = ()) -> Any:
     """Build ``kind`` with the options in ``config``; errors begin with the config ``key``.
+
+    ``beside``: options that have been taken out of the config before, and that a message is to name as well.
 
     Raises:
         ValueError: for an option that ``kind`` does not have, and for one that it needs and was not given.
@@ -98,8 +100,9 @@ def build(registry: Registry, kind: Callable, config: Mapping[str, Any], key: st
     options, open_ended = options_of(kind)
     for name in config if not open_ended else ():
         if name not in options and name not in ('type', _SCOPE):
-            accepted = ', '.join(options) or 'no options'
-            raise ValueError(f'{key}.{name} is unknown{near(name, options)}; {kind.__name__} takes: {accepted}')
+            known = [*options, *beside]
+            accepted = ', '.join(known) or 'no options'
+            raise ValueError(f'{key}.{name} is unknown{near(name, known)}; {kind.__name__} takes: {accepted}')
     for name, option in options.items():
         if option.default is inspect.Parameter.empty and name not in config:
             raise ValueError(f'{key}.{name} is missing: {kind.__name__} needs it')

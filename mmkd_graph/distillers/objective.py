@@ -178,7 +178,7 @@ def _build_loss(config: dict[str, Any], key: str) -> DistillLoss:
         )
     forgotten = ValueError(f'{key}: {kind.__name__} does not call super().__init__() first in its own __init__')
     try:
-        module = build(MODELS, kind, config, key)
+        module = build(MODELS, kind, config, key, beside=['loss_weight'])
     except AttributeError as error:  # torch's own, of a module that is assigned before
         if '__init__() call' not in str(error):
             raise

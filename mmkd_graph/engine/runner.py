@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -16,10 +17,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmkd_graph.checkpoints import HOW_TO_TRUST, TRUST, allow_logs, is_address, refusal, weights_only
+from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.missing import missing_weights
 from mmkd_graph.distillers.weights import initialising
 from mmkd_graph.findings import one_line
-from mmkd_graph.losses.names import changed_losses
+from mmkd_graph.losses.names import changed_losses, distilled_losses
 from mmkd_graph.registry import RUNNERS
 from mmkd_graph.unwrapping import unwrapped
 
@@ -173,6 +175,13 @@ class TrainingRunner(Runner):
             self.logger.warning(f'--resume: passed over {reason}')
         if start.error:
             raise WrongInput(start.error)
+        losses = distilled_losses(start.config) if start.resume else []
+        if losses and not isinstance(unwrapped(self.model), GraphDistiller):
+            raise WrongInput(
+                f'--resume: {start.path} is a checkpoint of a distillation (losses {", ".join(losses)}), and '
+                f'model.type={type(unwrapped(self.model)).__name__!r} is none. Accepted: the config of the '
+                'distillation; load_from takes over the weights'
+            )
         for change in changed_losses(start.config):
             self.logger.warning(f'--resume: {change}')
 
@@ -210,6 +219,22 @@ class TrainingRunner(Runner):
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
+
+
+@RUNNERS.register_module()
+class TestingRunner(Runner):
+    """mmengine's ``Runner`` for tests: the config of a training that is in the work dir stays.
+
+    That of the test is in ``<work dir>/<time>/vis_data/config.py``. ``tools/test.py`` uses it.
+
+    Example:
+        >>> runner_type = 'mmkd_graph.TestingRunner'
+    """
+
+    def dump_config(self) -> None:
+        """Write the config down, unless there is one of this name."""
+        if not Path(self.work_dir, Path(self.cfg.filename or '').name).is_file():
+            super().dump_config()
 
 
 @contextmanager

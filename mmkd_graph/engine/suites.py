@@ -63,7 +63,7 @@ class Suite:
                 raise SuiteError(f'{path}: {otherwise}')
 
         path = shipped(path)
-        need(Path(path).is_file(), 'no such suite')
+        need(Path(path).is_file(), 'no such file; accepted: the config of a distillation, or a suite')
         content = read_config(path).to_dict()
         names = {one.name for one in fields(cls)}
         unknown, missing = sorted(content.keys() - names), sorted({'teacher', 'student', 'methods'} - content.keys())

@@ -150,6 +150,16 @@ def changed_losses(config: str) -> list[str]:
     return changed
 
 
+def distilled_losses(config: str) -> list[str]:
+    """Names of the losses of a distillation, of its config as :func:`changed_losses` reads it; else none.
+
+    Example:
+        >>> distilled_losses("model = dict(losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))")
+        ['crg']
+    """
+    return [*_losses(config)]
+
+
 def _losses(config: str) -> dict[str, dict[str, ast.expr]]:
     """Options of every loss in the text of a config, by its key; empty for what is no distillation's."""
     try:

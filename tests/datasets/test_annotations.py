@@ -307,7 +307,9 @@ def test_a_misspelt_class_of_voc_files_fails(tmp_path: Path) -> None:
 
     assert look('RBC', 'Platelets', 'WBC') == []
     (line,) = look('RBC', 'platelet', 'WBC')
-    assert line.startswith("error: no object of the classes 'platelet' (did you mean 'Platelets'?); the files have")
+    assert line.startswith(
+        "error: no object of the classes 'platelet' (did you mean 'Platelets'?) of metainfo.classes; the files have"
+    )
     assert line.endswith('Platelets (2)')
     told = 'warning: boxes of classes that the config does not ask for: '
     assert look('RBC', 'platelet', test_mode=True) == look('RBC', 'Thrombocyte') == [f'{told}Platelets (2)']

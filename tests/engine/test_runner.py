@@ -207,6 +207,31 @@ def test_a_checkpoint_of_another_make_up_is_refused_by_name(tmp_path: Path) -> N
     assert 'another type (with momentum, the config with betas)' in words
 
 
+def test_a_distillation_does_not_go_on_without_its_teacher(tmp_path: Path) -> None:
+    """As it would with the config of its student."""
+    train(tmp_path)
+    path = tmp_path / 'epoch_3.pth'
+    checkpoint = saved(path)
+    checkpoint['meta']['cfg'] = "model = dict(losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))"
+    torch.save(checkpoint, path)
+    longer = dict(by_epoch=True, max_epochs=4)
+    with pytest.raises(WrongInput, match=r"checkpoint of a distillation \(losses crg\), .*'ToyOfTheRunner' is none"):
+        train(tmp_path, resume=True, train_cfg=longer)
+    train(tmp_path / 'other', load_from=str(path))
+
+
+def test_a_test_leaves_the_config_of_the_training(tmp_path: Path) -> None:
+    mine = tmp_path / 'mine.py'
+    mine.touch()
+    for folder, kept in ((tmp_path / 'trained', True), (tmp_path / 'new', False)):
+        folder.mkdir()
+        if kept:
+            (folder / mine.name).write_text('model = 1')
+        settings = config(folder, runner_type='mmkd_graph.TestingRunner').to_dict()
+        MMENGINE_RUNNERS.build(Config(settings, filename=str(mine)))
+        assert ((folder / mine.name).read_text() == 'model = 1') is kept
+
+
 def test_testing_never_resumes(tmp_path: Path) -> None:
     train(tmp_path / 'a')
     best = str(next((tmp_path / 'a').glob('best_*')))

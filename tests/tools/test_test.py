@@ -67,7 +67,7 @@ def test_it_never_resumes(run: Any, tmp_path: Path) -> None:
     """A resumed training leaves these lines in the config in its work dir."""
     path = save_weights(tiny_retinanet(), tmp_path / 'epoch_2.pth')
     cfg = run(f"{DISTILLED}\nresume = True\nload_from = 'epoch_1.pth'\nrunner_type = 'mmkd_graph.AnyRunner'", path)
-    assert cfg.resume is False and cfg.load_from == path and 'runner_type' not in cfg
+    assert cfg.resume is False and cfg.load_from == path and cfg.runner_type == 'mmkd_graph.TestingRunner'
     assert cfg.model.to_dict() == tiny_retinanet() and cfg.custom_hooks == [dict(type='EMAHook')]
 
 
