@@ -35,6 +35,7 @@ from mmengine.logging import MMLogger
 
 from mmkd_graph.engine.comparing import Comparison
 from mmkd_graph.engine.gains import interval
+from mmkd_graph.engine.launch import fail
 from mmkd_graph.engine.measuring import machine, write_report
 from mmkd_graph.engine.own_comparison import SEEDS, OwnComparison
 from mmkd_graph.engine.own_configs import OwnConfigs
@@ -80,7 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     try:
         args.comparison = comparison(args)
     except SuiteError as error:
-        parser.error(str(error))
+        fail(str(error))
     return args
 
 

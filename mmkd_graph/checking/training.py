@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,7 @@ from .data import LOADERS, check_data, check_ranks
 from .labels import check_batch_labels, check_labels
 from .losses import check_losses
 from .origins import explained, located
+from .schedulers import check_schedulers
 from .step import check_step
 from .wiring import check_wiring
 
@@ -100,6 +102,8 @@ def check_config(
         except Exception as error:  # data sets of any kind
             yield Finding(FAIL, key, explained(error), 'correct the data or the config')
     train, val = loaders.values()
+    epoch_length = math.ceil(len(train) / gpus) if train else None
+    yield from _guarded('param_scheduler', check_schedulers, cfg, epoch_length)
     labels = list(_guarded('train_dataloader', check_labels, train.dataset, 'train_dataloader')) if train else []
     yield from labels
     if val:
@@ -209,7 +213,7 @@ def check_runner(runner: Runner) -> list[Finding]:
     val = runner.val_dataloader if runner.val_loop is not None else None
     findings = [*check_ranks(runner), *check_wiring(model, runner.cfg)]
     findings += check_classes(model, metainfo_of(train), metainfo_of(val))
-    findings += check_schedule(runner.cfg)
+    findings += [*check_schedule(runner.cfg), *check_schedulers(runner.cfg, len(train))]
     batches: list[Any] = []
     for key, loader, count in (('train_dataloader', train, BATCHES), ('val_dataloader', val, 1)):
         if loader is None:

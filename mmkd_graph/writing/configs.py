@@ -33,6 +33,7 @@ class Written:
     Attributes:
         files: path and contents, in words, of every file; and whether it was there already; its comments may differ.
         distillation: path of the distillation's config.
+        student: path or ``mmdet::`` name of the config of the student alone.
         teacher: what ``model.teacher.config`` says.
         checkpoint: what ``model.teacher.checkpoint`` says.
         trains_teacher: whether the teacher has to be trained before.
@@ -41,6 +42,7 @@ class Written:
 
     files: list[tuple[Path, str, bool]]
     distillation: Path
+    student: str
     teacher: str
     checkpoint: str
     trains_teacher: bool
@@ -132,7 +134,7 @@ def write_configs(
     texts[target] = 'the distillation', text
     files = _write(texts, force)
     untrained = not is_address(checkpoint) and not Path(checkpoint).is_file()
-    return Written(files, target, tutor.name, checkpoint, untrained, own.notes if own else [])
+    return Written(files, target, pupil.name, tutor.name, checkpoint, untrained, own.notes if own else [])
 
 
 def _name(own: OwnData) -> str:

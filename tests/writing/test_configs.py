@@ -14,7 +14,8 @@ from mmengine.registry import DATASETS, HOOKS
 from mmkd_graph.datasets import CLASSES, generate_shapes
 from mmkd_graph.datasets.reading import leaves
 from mmkd_graph.distillers.teacher import read_config
-from mmkd_graph.writing import write_configs
+from mmkd_graph.findings import FAIL
+from mmkd_graph.writing import check_written, write_configs
 from mmkd_graph.writing.configs import _name
 
 RETINA = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
@@ -207,6 +208,23 @@ def test_configs_of_this_package_and_paths_with_blanks(tmp_path):
     assert written.commands()[0] == "python -m mmkd_graph train 'my configs/kd.py'"
     with pytest.raises(ValueError, match=r'--teacher-checkpoint is missing: .* has no weights'):
         write_configs(*names)
+
+
+def test_weights_that_are_missing_are_named_in_the_file_of_the_detector(shapes):
+    Path('mine').mkdir()
+    for role in ('student', 'teacher'):
+        Path(f'mine/{role}.py').write_text(
+            f"_base_ = 'mmkd_graph::demo/retinanet_{role}_shapes.py'\n"
+            f"model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='{role}_backbone.pth')))\n"
+        )
+    written = write_configs('mine/student.py', 'mine/teacher.py', str(shapes))
+    failures = [finding for finding in check_written(written, device='cpu') if finding.level == FAIL]
+    assert [(one.key, one.place) for one in failures] == [
+        ('model.backbone.init_cfg.checkpoint', 'configs/own/teacher_shapes.py'),
+        ('model.backbone.init_cfg.checkpoint', 'configs/own/student_shapes.py'),
+    ]
+    for role, failure in zip(('teacher', 'student'), failures, strict=True):
+        assert failure.found.startswith(f"'{role}_backbone.pth': no such file")
 
 
 def test_masks(shapes, tmp_path):

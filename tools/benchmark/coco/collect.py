@@ -20,6 +20,7 @@ if __name__ == '__main__':
 
 from mmkd_graph.engine.collecting import KIT, as_json, read_suite, report
 from mmkd_graph.engine.interrupts import ended_by_signals
+from mmkd_graph.engine.launch import fail
 from mmkd_graph.engine.measuring import write_report
 from mmkd_graph.engine.runs import RunFailed
 from mmkd_graph.engine.suites import Suite, SuiteError
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             texts.append(report(name, suite, runs))
             content[name] = as_json(runs)
     except (RunFailed, SuiteError, ValueError) as error:
-        parser.error(str(error))
+        fail(str(error))
     write_report(args.work_dir / 'results', '\n'.join(texts), content)
     return 0
 

@@ -26,6 +26,7 @@ from mmengine.config import DictAction
 
 from mmkd_graph.engine.collecting import KIT
 from mmkd_graph.engine.interrupts import ended_by_signals
+from mmkd_graph.engine.launch import fail
 from mmkd_graph.engine.runs import RunFailed
 from mmkd_graph.engine.slurm import Batch, Cluster, Job, NotSubmitted
 from mmkd_graph.engine.suites import Suite, SuiteError
@@ -68,7 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     try:
         args.jobs = jobs(args)
     except (SuiteError, RunFailed) as error:
-        parser.error(str(error))
+        fail(str(error))
     return args
 
 
