@@ -175,13 +175,7 @@ class TrainingRunner(Runner):
             self.logger.warning(f'--resume: passed over {reason}')
         if start.error:
             raise WrongInput(start.error)
-        losses = distilled_losses(start.config) if start.resume else []
-        if losses and not isinstance(unwrapped(self.model), GraphDistiller):
-            raise WrongInput(
-                f'--resume: {start.path} is a checkpoint of a distillation (losses {", ".join(losses)}), and '
-                f'model.type={type(unwrapped(self.model)).__name__!r} is none. Accepted: the config of the '
-                'distillation; load_from takes over the weights'
-            )
+        self._compare_losses(start)
         for change in changed_losses(start.config):
             self.logger.warning(f'--resume: {change}')
 
@@ -191,6 +185,23 @@ class TrainingRunner(Runner):
 
         self._together(look)
         self._load_from, self._resume = start.path, start.resume
+
+    def _compare_losses(self, start: Start) -> None:
+        """A plain training does not go on as a distillation, nor the reverse; other losses are a warning."""
+        before = distilled_losses(start.config) if start.resume else None
+        if before is None:
+            return
+        distils = isinstance(unwrapped(self.model), GraphDistiller)
+        now = [*unwrapped(self.model).distill.losses] if distils else []
+        if bool(before) != distils:
+            was = f'a distillation (losses {", ".join(before)})' if before else 'a detector alone'
+            kind = f'{type(unwrapped(self.model)).__name__!r} is {"a distillation" if distils else "none"}'
+            raise WrongInput(
+                f'--resume: {start.path} is a checkpoint of {was}, and model.type={kind}. Accepted: the config that '
+                'this training began with; load_from takes over the weights'
+            )
+        if {*before} != {*now}:
+            self.logger.warning(f'--resume: it began with the losses {", ".join(before)}, and has {", ".join(now)} now')
 
     def _take_lock(self) -> bool:
         self._lock = WorkDirLock(self.work_dir)

@@ -150,18 +150,27 @@ def changed_losses(config: str) -> list[str]:
     return changed
 
 
-def distilled_losses(config: str) -> list[str]:
-    """Names of the losses of a distillation, of its config as :func:`changed_losses` reads it; else none.
+def distilled_losses(config: str) -> list[str] | None:
+    """Names of the losses of a distillation, of its config as :func:`changed_losses` reads it.
+
+    Returns:
+        The names; empty for a plain detector, None where the text holds no model.
 
     Example:
         >>> distilled_losses("model = dict(losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))")
         ['crg']
     """
-    return [*_losses(config)]
+    model = _model(config)
+    return [*_items(model.get('losses'))] if model else None
 
 
 def _losses(config: str) -> dict[str, dict[str, ast.expr]]:
     """Options of every loss in the text of a config, by its key; empty for what is no distillation's."""
+    return {name: _items(loss) for name, loss in _items(_model(config).get('losses')).items()}
+
+
+def _model(config: str) -> dict[str, ast.expr]:
+    """The model in the text of a config; empty where there is none."""
     try:
         statements = ast.parse(config).body
     except (SyntaxError, ValueError):
@@ -171,8 +180,7 @@ def _losses(config: str) -> dict[str, dict[str, ast.expr]]:
         for statement in statements
         if isinstance(statement, ast.Assign) and any(getattr(x, 'id', None) == 'model' for x in statement.targets)
     ]
-    losses = _items(_items(models[-1]).get('losses')) if models else {}
-    return {name: _items(loss) for name, loss in losses.items()}
+    return _items(models[-1]) if models else {}
 
 
 def _items(node: ast.expr | None) -> dict[str, ast.expr]:

@@ -30,6 +30,7 @@ from mmkd_graph.engine.guards import guard
 from mmkd_graph.engine.runner import TrainingRunner
 from mmkd_graph.hooks import TrainingSummaryHook
 from mmkd_graph.hooks.training_summary_hook import summary
+from mmkd_graph.testing import tiny_retinanet
 
 
 @MODELS.register_module()
@@ -207,17 +208,29 @@ def test_a_checkpoint_of_another_make_up_is_refused_by_name(tmp_path: Path) -> N
     assert 'another type (with momentum, the config with betas)' in words
 
 
-def test_a_distillation_does_not_go_on_without_its_teacher(tmp_path: Path) -> None:
-    """As it would with the config of its student."""
+def test_a_distillation_and_a_plain_training_do_not_go_on_as_each_other(tmp_path: Path, capsys) -> None:
+    """As the first would with the config of its student, and the other with that of a distillation of it."""
     train(tmp_path)
     path = tmp_path / 'epoch_3.pth'
     checkpoint = saved(path)
-    checkpoint['meta']['cfg'] = "model = dict(losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))"
-    torch.save(checkpoint, path)
-    longer = dict(by_epoch=True, max_epochs=4)
+    small = tiny_retinanet()
+    losses = dict(pkd=dict(type='mmkd_graph.PKDLoss'))
+    distiller = dict(type='mmkd_graph.GraphDistiller', student=small, teacher=dict(config=small, strict=False))
+
+    def resume(began_with: str, **model: Any) -> None:
+        checkpoint['meta']['cfg'] = f'model = {began_with}'
+        torch.save(checkpoint, path)
+        train(tmp_path, resume=True, train_cfg=dict(by_epoch=True, max_epochs=4), default_scope='mmdet', **model)
+
+    crg = "dict(losses=dict(crg=dict(type='mmkd_graph.CRGLoss')))"
     with pytest.raises(WrongInput, match=r"checkpoint of a distillation \(losses crg\), .*'ToyOfTheRunner' is none"):
-        train(tmp_path, resume=True, train_cfg=longer)
+        resume(crg)
     train(tmp_path / 'other', load_from=str(path))
+    with pytest.raises(WrongInput, match=r"checkpoint of a detector alone, and model.type='GraphDistiller' is a dist"):
+        resume("dict(type='RetinaNet')", model=dict(distiller, losses=losses))
+    with pytest.raises(WrongInput, match='it has no backbone'):  # the toy's weights
+        resume(crg, model=dict(distiller, losses=losses))
+    assert '--resume: it began with the losses crg, and has pkd now' in ''.join(capsys.readouterr())
 
 
 def test_a_test_leaves_the_config_of_the_training(tmp_path: Path) -> None:
