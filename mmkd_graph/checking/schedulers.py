@@ -43,7 +43,7 @@ def _check(key: str, entry: Mapping[str, Any], lengths: Mapping[str, float | Non
     unit = 'epochs' if entry.get('by_epoch', True) else 'iterations'
     last = lengths[unit]
     if unit == 'epochs' and not last and lengths['iterations']:
-        found = 'by_epoch=True, but train_cfg counts iterations: it never takes effect'
+        found = 'by_epoch=True, but train_cfg counts iterations: the learning rate stays where it starts'
         yield Finding(WARNING, key, found, 'set by_epoch=False, and its lengths in iterations')
     if not last:
         return

@@ -52,4 +52,4 @@ def test_what_begins_or_falls_after_the_end():
 
 def test_epochs_in_a_training_of_iterations():
     (line,) = said([STEPS], max_iters=100)
-    assert 'train_cfg counts iterations: it never takes effect' in line
+    assert 'train_cfg counts iterations: the learning rate stays where it starts' in line
