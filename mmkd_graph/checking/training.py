@@ -21,10 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmkd_graph.datasets.coco_files import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.distillers.initial import forget_initial_files
 from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.missing import MissingWeights
 from mmkd_graph.distillers.teacher import model_of
-from mmkd_graph.distillers.weights import forget_initial_files
 from mmkd_graph.findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
 from mmkd_graph.registry import type_name
 from mmkd_graph.unwrapping import unwrapped

@@ -13,12 +13,13 @@ from mmkd_graph.graph.arguments import check_number
 from mmkd_graph.losses.base import Pyramid
 from mmkd_graph.registry import MODELS
 
+from .initial import initialising
 from .keys import check_model, under
 from .objective import Objective
 from .pyramids import Pyramids
 from .rng import preserved_rng
 from .teacher import FrozenTeacher, build_detector, with_preprocessor
-from .weights import inherit, initialising, load_weights
+from .weights import inherit, load_weights
 from .wrapper import StudentWrapper
 
 _OPTIONS = ('student', 'teacher', 'losses', 'taps', 'strides', 'adapter', 'init_student')

@@ -18,8 +18,8 @@ from torch import nn
 
 from mmkd_graph.checkpoints import HOW_TO_TRUST, TRUST, allow_logs, is_address, refusal, weights_only
 from mmkd_graph.distillers import GraphDistiller
+from mmkd_graph.distillers.initial import initialising
 from mmkd_graph.distillers.missing import missing_weights
-from mmkd_graph.distillers.weights import initialising
 from mmkd_graph.findings import one_line
 from mmkd_graph.losses.names import changed_losses, distilled_losses
 from mmkd_graph.registry import RUNNERS

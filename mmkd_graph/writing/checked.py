@@ -11,10 +11,10 @@ from mmengine.registry import init_default_scope
 from mmkd_graph.checking import FAIL, OK, WARNING, Finding, check_config
 from mmkd_graph.checking.classes import head_classes
 from mmkd_graph.datasets.metainfo import config_classes
+from mmkd_graph.distillers.initial import initialising
 from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.missing import MissingWeights
 from mmkd_graph.distillers.teacher import build_detector
-from mmkd_graph.distillers.weights import initialising
 from mmkd_graph.findings import one_line
 from mmkd_graph.packaged import read_config
 

@@ -13,8 +13,9 @@ from mmdet.registry import MODELS
 from torch import nn
 
 from mmkd_graph.distillers import missing
+from mmkd_graph.distillers.initial import initialising
 from mmkd_graph.distillers.missing import MissingWeights
-from mmkd_graph.distillers.weights import initialising, load_weights, read_checkpoint
+from mmkd_graph.distillers.weights import load_weights, read_checkpoint
 from mmkd_graph.testing import save_weights, tiny_retinanet
 
 URL = 'https://weights.example/some/teacher-1234abcd.pth'
