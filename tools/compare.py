@@ -33,13 +33,14 @@ import torch
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
+from mmkd_graph.engine.children import interruptible
 from mmkd_graph.engine.comparing import Comparison
 from mmkd_graph.engine.gains import interval
 from mmkd_graph.engine.launch import fail
 from mmkd_graph.engine.measuring import machine, write_report
 from mmkd_graph.engine.own_comparison import SEEDS, OwnComparison
 from mmkd_graph.engine.own_configs import OwnConfigs
-from mmkd_graph.engine.runs import RunFailed, interruptible
+from mmkd_graph.engine.runs import RunFailed
 from mmkd_graph.engine.suites import Suite, SuiteError
 from mmkd_graph.packaged import read_config, shipped
 from mmkd_graph.visualization.gains import draw_gains

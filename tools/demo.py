@@ -22,7 +22,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmkd_graph.datasets.shapes import generate_shapes, print_progress
-from mmkd_graph.engine.runs import Run, RunFailed, interruptible
+from mmkd_graph.engine.children import interruptible
+from mmkd_graph.engine.runs import Run, RunFailed
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
 STUDY = {

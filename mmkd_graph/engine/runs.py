@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shlex
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,7 @@ from mmkd_graph.checkpoints import write_whole
 from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.packaged import TOOLS, read_config
 
-from .interrupts import ended_by_signals
+from .children import run_child
 from .resuming import named_checkpoint
 from .scores import Score, coco_metric, score
 
@@ -31,31 +27,6 @@ _PROGRESS = re.compile(
 )
 _SUMMARY = re.compile(r'The distilled student:\n((?:  .*\n)+)')
 """The last lines of a distillation, those of ``TrainingSummaryHook``."""
-# Let glibc keep and reuse the memory of large tensors: by default every one is mapped anew and returned, page by page.
-_MEMORY = {
-    'MALLOC_MMAP_THRESHOLD_': str(4 << 30),
-    'MALLOC_TRIM_THRESHOLD_': str(8 << 30),
-    'MALLOC_TOP_PAD_': str(256 << 20),
-}
-_LAST_WORDS = 60.0
-"""Seconds that a process has to end after SIGTERM."""
-
-_children: set[subprocess.Popen] = set()
-_ending = False
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end this program and the trainings and evaluations that it has started, in all threads."""
-    with ended_by_signals(lambda: 'the same command goes on from the last checkpoints', _end_children):
-        yield
-
-
-def _end_children() -> None:
-    global _ending
-    _ending = True
-    for process in list(_children):
-        process.terminate()
 
 
 class RunFailed(RuntimeError):
@@ -229,37 +200,17 @@ class Run:
             config = write_config(config, options, self.work_dir / 'configs' / name)
         command = [sys.executable, str(TOOLS / script), str(config), *arguments]
         log = self.work_dir / f'{name}.log'
-        with log.open('a', buffering=1, encoding='utf-8') as sink:
-            sink.write(f'$ {shlex.join(command)}\n')
-            process = None
-            try:
-                environment = {**_MEMORY, **os.environ, **self.environment}
-                pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace')
-                process = subprocess.Popen(command, env=environment, **pipes)
-                _children.add(process)
-                if _ending:  # in another thread than the one that was interrupted
-                    process.terminate()
-                tenth = None
-                for line in process.stdout:
-                    sink.write(line)
-                    if match := _PROGRESS.search(line):
-                        what, epoch, done, total, eta = match.groups()
-                        if tenth != (tenth := (epoch, 10 * int(done) // int(total))):
-                            where = f'epoch {epoch}, ' if epoch else ''
-                            print(f'{self.work_dir.name} {what}: {where}{done}/{total}, {eta} left', flush=True)
-                code = process.wait()
-            except BaseException:
-                if process is not None:
-                    process.terminate()
-                    try:
-                        last_words, _ = process.communicate(timeout=_LAST_WORDS)
-                    except subprocess.TimeoutExpired:
-                        process.kill()
-                        last_words, _ = process.communicate()
-                    sink.write(last_words or '')
-                raise
-            finally:
-                _children.discard(process)
+        tenth = None
+
+        def show(line: str) -> None:
+            nonlocal tenth
+            if match := _PROGRESS.search(line):
+                what, epoch, done, total, eta = match.groups()
+                if tenth != (tenth := (epoch, 10 * int(done) // int(total))):
+                    where = f'epoch {epoch}, ' if epoch else ''
+                    print(f'{self.work_dir.name} {what}: {where}{done}/{total}, {eta} left', flush=True)
+
+        code = run_child(command, log, self.environment, show)
         if code:
             tail = ''.join(log.read_text(encoding='utf-8').splitlines(keepends=True)[-12:])
             raise RunFailed(f'{script} of {self.config} ended with exit code {code}; its log is {log}:\n{tail}')

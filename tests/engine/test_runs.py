@@ -15,7 +15,8 @@ import pytest
 from mmengine.config import Config
 
 from mmkd_graph.engine import runs
-from mmkd_graph.engine.runs import Boxes, Given, Run, RunFailed, interruptible
+from mmkd_graph.engine.children import interruptible
+from mmkd_graph.engine.runs import Boxes, Given, Run, RunFailed
 from mmkd_graph.engine.scores import Score, score
 from mmkd_graph.hooks.training_summary_hook import TITLE
 

@@ -25,7 +25,8 @@ if __name__ == '__main__':
     start()
 
 
-from mmkd_graph.engine.runs import TOOLS, Run, RunFailed, interruptible, read_metrics, write_config
+from mmkd_graph.engine.children import interruptible
+from mmkd_graph.engine.runs import TOOLS, Run, RunFailed, read_metrics, write_config
 from mmkd_graph.testing import save_untrained
 from mmkd_graph.testing.round_trip import same
 

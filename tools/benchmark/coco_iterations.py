@@ -22,7 +22,8 @@ if __name__ == '__main__':
 
 
 from mmkd_graph.checkpoints import write_whole
-from mmkd_graph.engine.runs import Run, RunFailed, interruptible
+from mmkd_graph.engine.children import interruptible
+from mmkd_graph.engine.runs import Run, RunFailed
 from mmkd_graph.packaged import read_config
 from mmkd_graph.testing import save_untrained
 
