@@ -57,7 +57,10 @@ def import_mmdeploy() -> Any:
         import mmdeploy  # noqa: F401
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        fail(f'{error}; see docs/deployment.md: pip install --no-deps mmdeploy==1.3.1, and what that needs')
+        fail(
+            f'{error}; accepted: an environment with mmdeploy: pip install --no-deps mmdeploy==1.3.1; '
+            'pip install onnx onnxruntime aenum grpcio multiprocess prettytable'
+        )
     if not isinstance(_symbolic_trace._wrapped_fns_to_patch, list):
         _symbolic_trace._wrapped_fns_to_patch = _LastFirst(_symbolic_trace._wrapped_fns_to_patch)
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:  # it rewrites models for the older exporter

@@ -71,7 +71,8 @@ def summary(runner: Runner) -> list[str]:
         lines.append(f'plain student for mmdet, the last weights: {_shown(weights)} with {_shown(plain)}')
     lines.append(f'test: {_tool("test.py", config, tested)}')
     exported = plain is not None and tested == last
-    if theirs := _mmdet_test(plain or config, weights if exported else tested):
+    # a config of the user's may have a base that only this package finds
+    if theirs := _mmdet_test(plain or _copy(runner), weights if exported else tested):
         # mmengine of 2025 and before reads a training checkpoint with newer versions of torch only so
         trust = '' if exported else 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 '
         lines.append(f"test with mmdet's own tool: {trust}{theirs}")
@@ -156,6 +157,12 @@ def _config(runner: Runner) -> str:
     changed = any(word.split('=')[0] in _CHANGES for word in sys.argv)
     if given and not changed and os.path.abspath(given) in map(os.path.abspath, sys.argv[1:]):
         return given
+    return _copy(runner)
+
+
+def _copy(runner: Runner) -> str:
+    """The whole config, as mmengine writes it into the work dir."""
+    given = runner.cfg.filename
     return os.path.join(runner.work_dir, os.path.basename(given) if given else f'{runner.timestamp}.py')
 
 

@@ -53,7 +53,7 @@ def test_best_and_last_value_and_the_commands(runner: SimpleNamespace) -> None:
     assert teacher == 'AP of the teacher, which a training does not measure: python -m mmkd_graph check distilled.py'
     assert checkpoint == 'checkpoint: work/iter_6.pth (last)'
     assert test == 'test: python -m mmkd_graph test distilled.py work/iter_6.pth'
-    assert 'mmdet' in mmdets and mmdets.endswith('test.py distilled.py work/iter_6.pth')
+    assert 'mmdet' in mmdets and mmdets.endswith('test.py work/distilled.py work/iter_6.pth')
     assert gain == (
         'gain over the student alone (trains both students once for each seed, 6 trainings): '
         'python -m mmkd_graph compare distilled.py --seeds 0 1 2'
@@ -132,3 +132,6 @@ def test_a_plain_detector_has_the_lines_but_for_those_of_a_distillation(
     title, metric, checkpoint, test, mmdets = caplog.records[0].message.split('\n  ')
     assert title == 'The trained detector:' and metric.startswith('coco/bbox_mAP: best 0.2000')
     assert checkpoint.startswith('checkpoint: ') and test.startswith('test: ') and mmdets.startswith('test with mmdet')
+    assert 'test distilled.py ' in test and ' work/distilled.py ' in mmdets, (
+        'which needs no base that mmdet cannot find'
+    )
