@@ -14,4 +14,6 @@ methods = dict(
 for loss in methods.values():
     loss['loss_weight'] = dict(type='mmkd_graph.GradientRatio', ratio=0.5)
 del loss
+# With the weight of its authors: without the key that is tuned.
+methods['ld_untuned'] = dict(type='mmkd_graph.LDLoss')
 tune = dict(key='loss_weight.ratio', values=[0.125, 0.5, 2.0, 8.0], seed=5)
