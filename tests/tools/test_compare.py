@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -195,10 +196,12 @@ def test_the_suites_that_come_with_it_build(path: Path, monkeypatch: pytest.Monk
         method = suite.methods[name]
         if isinstance(method, dict):
             assert [*losses] == [*method.get('losses', [name])]
+        if value is not None:
+            own = {'losses': losses} if 'losses' in method else losses[name]
+            assert functools.reduce(dict.__getitem__, suite.tune['key'].split('.'), own) == value
         for loss in losses.values():
-            weight = loss.pop('loss_weight', 1.0)
+            loss.pop('loss_weight', 1.0)
             assert MODELS.build(loss)
-            assert value is None or weight.ratio == value
 
 
 class FakeRun:
