@@ -14,6 +14,7 @@ from mmkd_graph.packaged import own_configs
 from mmkd_graph.registry import type_name
 
 from .origins import explained, hook_key, located
+from .schedulers import number, training_length
 
 _BEGIN = dict(switch_epoch='epochs', begin_epoch='epochs', begin_iter='iterations')
 """Options of hooks that say when they begin, and in what."""
@@ -81,12 +82,11 @@ def _lost_in(filename: str) -> list[str]:
 
 def _late(cfg: Config) -> list[Finding]:
     findings = []
-    training = cfg.get('train_cfg') or {}
-    epochs, iterations = (_number(training.get(name)) for name in ('max_epochs', 'max_iters'))
+    epochs, iterations = training_length(cfg)
     for i, hook in enumerate(_hooks(cfg)):
         key = hook_key(i, hook)
         for option, unit in _BEGIN.items():
-            begin = _number(hook.get(option))
+            begin = number(hook.get(option))
             last = iterations if unit == 'iterations' else epochs
             if not begin:
                 continue
@@ -96,7 +96,7 @@ def _late(cfg: Config) -> list[Finding]:
             elif unit == 'epochs' and iterations and not epochs:
                 found = f'{option}={begin}, but train_cfg counts iterations: it never begins'
                 findings.append(Finding(WARNING, key, found, 'train by epochs, or leave the hook out'))
-        last = _number(hook.get('num_last_epochs'))
+        last = number(hook.get('num_last_epochs'))
         if last is not None and epochs is not None and last >= epochs:
             found = f'num_last_epochs={last}, but the training has only {epochs} epochs: it begins with the first one'
             findings.append(Finding(WARNING, key, found, f'set it below {epochs}'))
@@ -105,11 +105,11 @@ def _late(cfg: Config) -> list[Finding]:
 
 def _unsaved(cfg: Config) -> list[Finding]:
     """Whether a training would leave no checkpoint to resume from before its end."""
-    training, hook = cfg.get('train_cfg') or {}, (cfg.get('default_hooks') or {}).get('checkpoint')
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
     if not isinstance(hook, Mapping) or type_name(hook.get('type')) not in ('CheckpointHook', 'SafeCheckpointHook'):
         return []
-    by_epoch, interval = hook.get('by_epoch', True), _number(hook.get('interval', -1))
-    epochs, iterations = (_number(training.get(name)) for name in ('max_epochs', 'max_iters'))
+    by_epoch, interval = hook.get('by_epoch', True), number(hook.get('interval', -1))
+    epochs, iterations = training_length(cfg)
     last, unit = (epochs, 'epochs') if by_epoch else (iterations, 'iterations')
     if interval is None or (last is None and not (by_epoch and iterations)):
         return []
@@ -120,7 +120,3 @@ def _unsaved(cfg: Config) -> list[Finding]:
     found = f'{words}, and the training takes {length}: no checkpoint is written before its end'
     advice = 'set by_epoch=False and an interval' if last is None else f'set it below {last} to be able to resume'
     return [Finding(WARNING, 'default_hooks.checkpoint.interval', found, advice)]
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

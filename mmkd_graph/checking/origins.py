@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from mmkd_graph.datasets.reading import UnreadableImage
-from mmkd_graph.distillers.keys import near, options_of
+from mmkd_graph.distillers.keys import near, options_of, split_key
 from mmkd_graph.findings import CheckFailed, one_line
 from mmkd_graph.registry import HOOKS, MODELS, type_name
 
@@ -85,6 +85,11 @@ def located(message: str, cfg: Config, key: str) -> str:
     if hook and re.match(rf'{hook[1]}(\.|: )', said):  # this package's hooks begin with their own name
         return f'{key}: {said[len(hook[1]) :].lstrip(".: ")}'
     return f'{key}: {message}'
+
+
+def model_error(error: Exception, cfg: Config) -> tuple[str, str]:
+    """Key of what is wrong with the model of a whole config, and what is wrong there."""
+    return split_key(located(explained(error), cfg, 'model'), 'model')
 
 
 def _places(node: Any, kind: str, option: str) -> Iterator[str]:

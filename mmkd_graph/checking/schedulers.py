@@ -12,6 +12,17 @@ from mmkd_graph.findings import WARNING, Finding
 from mmkd_graph.registry import type_name
 
 
+def number(value: Any) -> float | None:
+    """A number of a config; None for anything else."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def training_length(cfg: Config) -> tuple[float | None, float | None]:
+    """Epochs and iterations that ``train_cfg`` asks for; None for what it does not count."""
+    training = cfg.get('train_cfg') or {}
+    return number(training.get('max_epochs')), number(training.get('max_iters'))
+
+
 def check_schedulers(cfg: Config, epoch_length: int | None) -> list[Finding]:
     """Compare every entry of ``param_scheduler`` with the length of the training.
 
@@ -21,22 +32,16 @@ def check_schedulers(cfg: Config, epoch_length: int | None) -> list[Finding]:
     """
     given = cfg.get('param_scheduler') or []
     entries = [given] if isinstance(given, Mapping) else given
-    lengths = _lengths(cfg, epoch_length)
+    epochs, iterations = training_length(cfg)
+    if epochs and not iterations and epoch_length:
+        iterations = epochs * epoch_length
+    lengths = dict(epochs=epochs, iterations=iterations)
     return [
         finding
         for i, entry in enumerate(entries)
         if isinstance(entry, Mapping) and 'type' in entry
         for finding in _check(f'param_scheduler[{i}] ({type_name(entry["type"])})', entry, lengths)
     ]
-
-
-def _lengths(cfg: Config, epoch_length: int | None) -> dict[str, float | None]:
-    """The training in epochs and in iterations; None where it is not known or not counted."""
-    training = cfg.get('train_cfg') or {}
-    epochs, iterations = training.get('max_epochs'), training.get('max_iters')
-    if epochs and not iterations and epoch_length:
-        iterations = epochs * epoch_length
-    return dict(epochs=epochs, iterations=iterations)
 
 
 def _check(key: str, entry: Mapping[str, Any], lengths: Mapping[str, float | None]) -> Iterator[Finding]:

@@ -22,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from mmkd_graph.datasets.coco_files import no_garbage_collection
 from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.initial import forget_initial_files
-from mmkd_graph.distillers.keys import split_key
 from mmkd_graph.distillers.missing import MissingWeights
 from mmkd_graph.distillers.teacher import model_of
 from mmkd_graph.findings import FAIL, OK, WARNING, Finding, agreed, failed, one_line
@@ -36,7 +35,7 @@ from .custom_hooks import check_custom_hooks, check_schedule
 from .data import LOADERS, check_data, check_ranks
 from .labels import check_batch_labels, check_labels
 from .losses import check_losses
-from .origins import explained, located
+from .origins import explained, model_error
 from .schedulers import check_schedulers
 from .step import check_step
 from .wiring import check_wiring
@@ -76,7 +75,7 @@ def check_config(
         model = _build(cfg, device, missing)
     except Exception as error:  # what is wrong with a model has no common base; its messages name the key
         yield from missing
-        key, found = split_key(located(explained(error), cfg, 'model'), 'model')
+        key, found = model_error(error, cfg)
         yield Finding(FAIL, key, found, 'correct the config; nothing of the model could be looked at')
         return
     yield from missing
@@ -134,7 +133,7 @@ def _build(cfg: Config, device: str | None, missing: list[Finding]) -> Any:
     """
 
     def say(error: MissingWeights) -> None:
-        key, found = split_key(located(explained(error), cfg, 'model'), 'model')
+        key, found = model_error(error, cfg)
         missing.append(Finding(FAIL, key, found, 'the rest is looked at with random weights in their place'))
 
     given = ConfigDict(copy.deepcopy(model_of(cfg)))

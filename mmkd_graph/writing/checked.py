@@ -10,10 +10,9 @@ from mmengine.registry import init_default_scope
 
 from mmkd_graph.checking import FAIL, OK, WARNING, Finding, check_config
 from mmkd_graph.checking.classes import head_classes
+from mmkd_graph.checking.origins import model_error
 from mmkd_graph.datasets.metainfo import config_classes
 from mmkd_graph.distillers.initial import initialising
-from mmkd_graph.distillers.keys import split_key
-from mmkd_graph.distillers.missing import MissingWeights
 from mmkd_graph.distillers.teacher import build_detector
 from mmkd_graph.findings import one_line
 from mmkd_graph.packaged import read_config
@@ -71,6 +70,6 @@ def _teacher_alone(path: str) -> Iterator[Finding]:
     try:
         with initialising(teacher, 'model', 'model'):
             teacher.init_weights()
-    except MissingWeights as error:
-        key, found = split_key(str(error), 'model')
+    except Exception as error:  # files of any kind
+        key, found = model_error(error, cfg)
         yield Finding(FAIL, key, found, place=path)

@@ -58,7 +58,11 @@ def test_wrong_input_is_one_line(
         ('none.pth', 's.onnx', 'image.png'): "STUDENT='none.pth': no such file",
         ('student.pth', 's.pth', 'image.png'): "OUT='s.pth'; accepted: a new name that ends in .onnx",
         ('student.pth', 's.onnx', 'no.png'): "--images: no file 'no.png'",
-        ('student.pth', 's.onnx', 'image.png'): 'pip install --no-deps mmdeploy',
+        (
+            'student.pth',
+            's.onnx',
+            'image.png',
+        ): 'accepted: an environment with mmdeploy: pip install --no-deps mmdeploy==1.3.1; pip install onnx',
     }
     export = tool.torch.onnx.export
     for (weights, out, image), expected in cases.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import mmengine.config.utils
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, HOOKS
 
@@ -225,6 +226,11 @@ def test_weights_that_are_missing_are_named_in_the_file_of_the_detector(shapes):
     ]
     for role, failure in zip(('teacher', 'student'), failures, strict=True):
         assert failure.found.startswith(f"'{role}_backbone.pth': no such file")
+    for role in ('student', 'teacher'):
+        torch.save(dict(state_dict={}, more=SimpleNamespace()), f'{role}_backbone.pth')
+    failures = [finding for finding in check_written(written, device='cpu') if finding.level == FAIL]
+    assert [one.place for one in failures] == ['configs/own/teacher_shapes.py', 'configs/own/student_shapes.py']
+    assert all('can run code that is in it' in one.found for one in failures)
 
 
 def test_masks(shapes, tmp_path):
