@@ -1,4 +1,4 @@
-"""Dense heads: which of them can be compared, and the predictions of both for one batch."""
+"""The predictions of both dense heads for one batch."""
 
 from __future__ import annotations
 
@@ -8,33 +8,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from mmdet.models.dense_heads import (
-    ATSSHead,
-    DETRHead,
-    FCOSHead,
-    GFLHead,
-    PAAHead,
-    RetinaHead,
-    RTMDetHead,
-    TOODHead,
-    VFNetHead,
-    YOLOXHead,
-)
-from mmdet.structures.bbox import get_box_tensor
+from mmdet.models.dense_heads import GFLHead, TOODHead
 from torch import Tensor, nn
 
 from mmkd_graph.losses.base import DistillContext, HeadLoss, HeadOutputs, HeadSpec, Pyramid
 
-from .taps import default_tap, recorded
+from .dense_heads import TOWERS, anchors, bins, crossed, decoded, dense_head, described, read, strides
+from .head_trials import HeadTrial
+from .taps import default_tap, probe, recorded
 
 if TYPE_CHECKING:
     from .pyramids import Pyramids
-
-SCORED = (RetinaHead, FCOSHead, ATSSHead, GFLHead, PAAHead, TOODHead, VFNetHead, RTMDetHead, YOLOXHead)
-"""Heads whose class scores can be compared."""
-CROSSED = (RetinaHead, FCOSHead, ATSSHead, GFLHead, PAAHead, VFNetHead)
-"""Those of them that begin with two towers, lists of convolutions that all levels share."""
-TOWERS = ('cls_convs', 'reg_convs')
 
 
 class Heads:
@@ -44,8 +28,8 @@ class Heads:
         pyramids: of the two detectors.
 
     Raises:
-        ValueError: if one of them has no dense head that is known, if levels or anchors differ, or if the tapped
-            features of the teacher are not those that its head takes.
+        ValueError: if one of them has no dense head that is known, or one that does not do what mmdet's do, if levels
+            or anchors differ, or if the tapped features of the teacher are not those that its head takes.
     """
 
     def __init__(self, pyramids: Pyramids) -> None:
@@ -64,6 +48,8 @@ class Heads:
         ):
             if ours != others:
                 raise ValueError(f"{what}: {ours} of the student's bbox_head, {others} of the teacher's; {_EQUAL}")
+        self._probed = probe(pyramids.student, default_tap(pyramids.student), 'taps.student')
+        self._trials()
         # what the losses need from the student's pass
         self._stages: set[int] = set()
         self._assigned = False
@@ -91,22 +77,39 @@ class Heads:
                 f'and {type(loss).__name__} compares their scores; {_EQUAL}, of the same classes'
             )
         ours = theirs if loss.stage else own
-        if loss.reads_boxes and not loss.stage:
-            bins = [x.reg_max + 1 if isinstance(x, GFLHead) else None for x in (own, theirs)]
-            if None in bins or bins[0] != bins[1]:
-                raise ValueError(
-                    f"{type(loss).__name__} compares distributions of box edges: the student's {_described(own)} has "
-                    f"{_values(bins[0])}, the teacher's {_described(theirs)} {_values(bins[1])}; accepted: GFLHead on "
-                    'both sides, with the same reg_max'
-                )
+        if loss.reads_boxes and not loss.stage and (not bins(own) or bins(own) != bins(theirs)):
+            raise ValueError(
+                f"{type(loss).__name__} compares distributions of box edges: the student's {described(own)} has "
+                f"{_values(bins(own))}, the teacher's {described(theirs)} {_values(bins(theirs))}; accepted: GFLHead "
+                'on both sides, with the same reg_max'
+            )
         if loss.reads_positives and not isinstance(own, GFLHead):
             raise ValueError(f'{type(loss).__name__} reads what the student assigns; accepted: GFLHead')
         if loss.stage:
-            check_towers(own, theirs, loss.stage)
+            self._try_towers(loss.stage)
             self._stages.add(loss.stage)
         self._assigned |= loss.reads_positives
-        bins = ours.reg_max + 1 if isinstance(ours, GFLHead) else None
-        return HeadSpec(strides(own), ours.num_classes, ours.use_sigmoid_cls, bins, name)
+        return HeadSpec(strides(own), ours.num_classes, ours.use_sigmoid_cls, bins(ours), name)
+
+    def _trials(self) -> tuple[HeadTrial, HeadTrial]:
+        """Of student and teacher; they are not kept, as a copy of the model would copy the teacher's head with them."""
+        theirs = self._pyramids.teacher
+        return (
+            HeadTrial(self.student, 'student', self._probed.strides, self._probed.channels),
+            HeadTrial(self.teacher, 'teacher', theirs.strides, theirs.channels),
+        )
+
+    def _try_towers(self, stage: int) -> None:
+        """Raise ``ValueError`` if the teacher's towers cannot go on after ``stage`` convolutions of the student's."""
+        trials = self._trials()
+        for tower, ours, theirs in zip(TOWERS, *(trial.try_towers(stage) for trial in trials), strict=True):
+            if ours != theirs:
+                raise ValueError(
+                    f"{tower} of the student's bbox_head is {ours} channels wide, that of the teacher's {theirs}; "
+                    'accepted: the same feat_channels'
+                )
+        trials[1].try_crossing(stage)
+        trials[1].try_boxes()
 
     @contextmanager
     def recorded(self) -> Iterator[Record]:
@@ -154,10 +157,10 @@ class HeadPair:
     def compared(self, loss: HeadLoss) -> tuple[HeadOutputs, HeadOutputs, DistillContext]:
         """What ``loss`` is called with: both sides, cropped to the cells that they share, and the context."""
         if loss.stage:
-            student = self._read(self._teacher, self._cross(loss.stage), loss)
+            student = self._read('teacher', self._cross(loss.stage), loss)
         else:
-            student = self._read(self._student, self._record.outputs[-1], loss)
-        teacher = self._read(self._teacher, self._predicted, loss)
+            student = self._read('student', _last(self._record.outputs, self._student, 'forward'), loss)
+        teacher = self._read('teacher', self._predicted, loss)
         sizes = [
             tuple(map(min, s.shape[-2:], t.shape[-2:])) for s, t in zip(student.scores, teacher.scores, strict=True)
         ]
@@ -176,91 +179,51 @@ class HeadPair:
     def _cross(self, stage: int) -> tuple[Any, ...]:
         """The teacher's head on the student's features; the gradient passes through to them."""
         if stage not in self._crossed:
-            levels = len(self._pyramid)
+            levels = len(strides(self._student))
             features = [outputs[-levels:] for outputs in self._record.towers[stage]]
-            with fed(self._teacher, features, stage):
-                self._crossed[stage] = self._teacher(tuple(features[0]))
+            self._crossed[stage] = crossed(self._teacher, features, stage)
         return self._crossed[stage]
 
-    def _read(self, head: nn.Module, output: tuple[Any, ...], loss: HeadLoss) -> HeadOutputs:
-        scores = output[0]
+    def _read(self, side: str, output: Any, loss: HeadLoss) -> HeadOutputs:
+        head = self._student if side == 'student' else self._teacher
+        scores, boxes = read(head, output, side, loss.reads_boxes)
         if isinstance(head, TOODHead):  # the only one that gives probabilities
-            scores = [level.float().logit(eps=1e-6) for level in scores]
-        boxes = output[1] if loss.reads_boxes else ()
-        if loss.reads_boxes and not isinstance(head, GFLHead):
+            scores = tuple(level.float().logit(eps=1e-6) for level in scores)
+        if loss.reads_boxes and not bins(head):
             boxes = decoded(head, boxes)
-        return HeadOutputs(tuple(scores), tuple(boxes))
+        return HeadOutputs(scores, boxes)
 
     def _positives(self, scores: Pyramid) -> Pyramid:
-        labels = self._record.targets[-1][1]  # by level (N, H * W)
+        targets = _last(self._record.targets, self._student, 'get_targets')
+        labels = targets[1] if isinstance(targets, Sequence) and len(targets) > 1 else ()
+        found = [tuple(x.shape) for x in labels if isinstance(x, Tensor) and not x.is_floating_point()]
+        if found != [(len(level), level[0, 0].numel()) for level in scores]:
+            raise ValueError(
+                f"get_targets of the student's {described(self._student)} gives {found or type(targets).__name__} "
+                'where GFLHead gives labels; accepted: integers (N, H * W) for each level, in place 1 of a tuple'
+            )
         return tuple(
             ((x >= 0) & (x < self._student.num_classes)).view(len(x), 1, *level.shape[-2:])
             for x, level in zip(labels, scores, strict=True)
         )
 
 
-_EQUAL = 'accepted: the same'
-
-
-def dense_head(detector: nn.Module, side: str) -> nn.Module:
-    """The head of the ``side``, student or teacher, that predicts for every place of its levels.
+def _last(calls: Sequence[Any], head: nn.Module, method: str) -> Any:
+    """What the last call gave.
 
     Raises:
-        ValueError: if it has none, or one that is not known.
+        ValueError: if there was none.
     """
-    kind, head = type(detector).__name__, getattr(detector, 'bbox_head', None)
-    accepted = f'accepted: detectors whose bbox_head is one of {_listed(SCORED)}'
-    if getattr(detector, 'roi_head', None) is not None:
+    if not calls:
         raise ValueError(
-            f'the {side} ({kind}) has two stages, and its second one predicts for proposals, which the two detectors '
-            f'do not share; {accepted}'
+            f"the student's {described(head)} computes its loss without a call of {_CALLED[method]}, of which the "
+            f'result is compared; accepted: a loss that calls it'
         )
-    if isinstance(head, DETRHead):
-        raise ValueError(
-            f'the {side} ({kind}) predicts for queries, and which query of the student belongs to which of the teacher '
-            f'is not known; {accepted}'
-        )
-    if not isinstance(head, SCORED):
-        found = 'no bbox_head' if head is None else f'a {type(head).__name__} as bbox_head'
-        raise ValueError(f'the {side} ({kind}) has {found}; {accepted}')
-    return head
+    return calls[-1]
 
 
-def strides(head: nn.Module) -> tuple[int, ...]:
-    """Of its levels, in input pixels per cell."""
-    return tuple(x[0] if isinstance(x, Sequence) else x for x in head.prior_generator.strides)
-
-
-def anchors(head: nn.Module) -> int | list[str]:
-    """How many there are per cell; of several, which are compared each with its like, the sizes on the first level."""
-    count = head.prior_generator.num_base_priors[0]
-    if count == 1:
-        return count
-    return [f'{x2 - x1:.0f}x{y2 - y1:.0f}' for x1, y1, x2, y2 in head.prior_generator.base_anchors[0].tolist()]
-
-
-def check_towers(student: nn.Module, teacher: nn.Module, stage: int) -> None:
-    """Raise ``ValueError`` if the teacher's towers cannot go on after ``stage`` convolutions of the student's."""
-    for side, head in (('student', student), ('teacher', teacher)):
-        # of the nearest relative: RTMDet and TOOD are derived from ATSS
-        if next(kind for kind in type(head).__mro__ if kind in SCORED) not in CROSSED:
-            raise ValueError(
-                f"the {side}'s {_described(head)} does not begin with cls_convs and reg_convs that all levels share; "
-                f'accepted: {_listed(CROSSED)}'
-            )
-        for tower in TOWERS:
-            if len(getattr(head, tower)) < stage:
-                raise ValueError(
-                    f"stage={stage}: {tower} of the {side}'s bbox_head has {len(getattr(head, tower))} convolutions; "
-                    f'accepted: 1 to {min(len(getattr(x, t)) for x in (student, teacher) for t in TOWERS)}'
-                )
-    for tower in TOWERS:
-        ours, theirs = (getattr(head, tower)[stage - 1].out_channels for head in (student, teacher))
-        if ours != theirs:
-            raise ValueError(
-                f"{tower} of the student's bbox_head is {ours} channels wide, that of the teacher's {theirs}; "
-                'accepted: the same feat_channels'
-            )
+_CALLED = dict(forward='self(…) (self.forward(…) runs no hooks)', get_targets='get_targets')
+_EQUAL = 'accepted: the same'
 
 
 @contextmanager
@@ -280,59 +243,9 @@ def returned(owner: Any, method: str) -> Iterator[list[Any]]:
         delattr(owner, method)  # the class has it
 
 
-class _Feed(nn.Module):
-    """Gives one level after the other, whatever it is given."""
-
-    def __init__(self, levels: Sequence[Tensor]) -> None:
-        super().__init__()
-        self._levels = iter(levels)
-
-    def forward(self, _: Tensor) -> Tensor:
-        return next(self._levels)
-
-
-@contextmanager
-def fed(head: nn.Module, features: Sequence[Sequence[Tensor]], stage: int) -> Iterator[None]:
-    """While the context is open, the towers of ``head`` begin behind ``stage`` convolutions, with other features.
-
-    Args:
-        head: one of :data:`CROSSED`.
-        features: of both towers, level by level (N, C, H, W).
-        stage: convolutions that are left out.
-    """
-    towers = {name: getattr(head, name) for name in TOWERS}
-    try:
-        for (name, tower), levels in zip(towers.items(), features, strict=True):
-            setattr(head, name, nn.ModuleList([_Feed(levels), *tower[stage:]]))
-        yield
-    finally:
-        for name, tower in towers.items():
-            setattr(head, name, tower)
-
-
-def decoded(head: nn.Module, boxes: Sequence[Tensor]) -> Pyramid:
-    """Corners (N, A * 4, H, W) in pixels, of what a head in eval mode predicts (FCOS has other units in training)."""
-    boxes = [level.float() for level in boxes]
-    priors = head.prior_generator.grid_priors([x.shape[-2:] for x in boxes], device=boxes[0].device)
-    corners = []
-    for level, prior in zip(boxes, priors, strict=True):
-        places = level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2)  # (N, H, W, A, 4), in the order of the priors
-        flat = head.bbox_coder.decode(get_box_tensor(prior).repeat(len(level), 1), places.reshape(-1, 4))
-        corners.append(get_box_tensor(flat).view_as(places).permute(0, 3, 4, 1, 2).flatten(1, 2))
-    return tuple(corners)
-
-
 def _cropped(levels: Pyramid, sizes: Sequence[tuple[int, ...]]) -> Pyramid:
     """Other padding adds cells at the bottom and right alone."""
     return tuple(level[..., :h, :w] for level, (h, w) in zip(levels, sizes, strict=True)) if levels else ()
-
-
-def _listed(kinds: Sequence[type]) -> str:
-    return ', '.join(kind.__name__ for kind in kinds)
-
-
-def _described(head: nn.Module) -> str:
-    return f'bbox_head ({type(head).__name__})'
 
 
 def _values(bins: int | None) -> str:

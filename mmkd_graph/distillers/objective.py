@@ -121,7 +121,9 @@ class Objective(BaseModule):
         """The unweighted terms of one loss, given the student's adapted levels."""
         loss = self.losses[name]
         if isinstance(loss, HeadLoss):
-            return check_terms(loss(*pair.heads.compared(loss)), name)
+            with under(f'model.losses.{name}', ()):
+                sides = pair.heads.compared(loss)
+            return check_terms(loss(*sides), name)
         return check_terms(loss(adapted, pair.teacher, pair.context), name)
 
     def _measure(

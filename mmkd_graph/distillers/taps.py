@@ -134,7 +134,7 @@ def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[
     """
     home = next(detector.parameters()).device
     failures = []
-    for device in _devices(home):
+    for device in devices(home):
         try:
             detector.to(device)
             attempts = [(CHANNELS, side) for side in PROBE_SIZES]
@@ -183,5 +183,6 @@ def _asked_channels(detector: nn.Module) -> Iterator[list[int]]:
             handle.remove()
 
 
-def _devices(home: torch.device) -> list[torch.device]:
+def devices(home: torch.device) -> list[torch.device]:
+    """Where a detector is tried: at home, then on a GPU, as some operators do not run on a CPU."""
     return [home, torch.device('cuda')] if home.type == 'cpu' and torch.cuda.is_available() else [home]

@@ -18,7 +18,7 @@ from mmkd_graph.checking import FAIL, WARNING
 from mmkd_graph.checking.classes import check_classes
 from mmkd_graph.checking.losses import check_losses
 from mmkd_graph.distillers import gradient_norms
-from mmkd_graph.distillers.heads import CROSSED, SCORED, TOWERS
+from mmkd_graph.distillers.dense_heads import CROSSED, SCORED, TOWERS
 from mmkd_graph.losses import HeadLoss
 from mmkd_graph.registry import MODELS
 from mmkd_graph.testing import raw_batch, save_weights, tiny_retinanet

@@ -1,0 +1,177 @@
+"""What is assumed of a dense head, tried on small random features when the model is built.
+
+A head is known by the class of mmdet's that it is derived from, and a derived class may do anything: give
+probabilities, scale its boxes, use its towers otherwise. Nothing of that would be an error in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import PAAHead, TOODHead
+from mmdet.structures.bbox import get_box_tensor
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+
+from .dense_heads import CROSSED, SCORED, TOWERS, bins, crossed, decoded, described, listed, read, strides
+from .taps import devices, recorded
+
+SIZE = (64, 96)
+"""Height and width in pixels of the image that the features could be of; unequal, to tell rows from columns."""
+PIXELS = 0.01
+"""How far two boxes may be apart that are to be the same."""
+
+
+class HeadTrial:
+    """A head, and the levels that it is tried on.
+
+    Args:
+        head: of the ``side``.
+        side: student or teacher, for messages.
+        found: strides of the levels that the head takes, measured.
+        channels: of these levels.
+
+    Raises:
+        ValueError: if the head has other strides, fails, or does not give logits.
+    """
+
+    def __init__(self, head: nn.Module, side: str, found: Sequence[int], channels: Sequence[int]) -> None:
+        self.head, self.side = head, side
+        if tuple(found[: len(strides(head))]) != strides(head):
+            raise ValueError(
+                f"strides: {strides(head)} of the {side}'s {described(head)}, {tuple(found)} measured of the levels "
+                'that it takes; accepted: the same'
+            )
+        shapes = [(c, *(max(size // s, 1) for size in SIZE)) for s, c in zip(found, channels, strict=True)]
+        random = torch.Generator().manual_seed(0)
+        self._levels = [torch.randn(1, *shape, generator=random) for shape in shapes]
+        scores = torch.cat([x.flatten() for x in read(head, self.run(head), side)[0]])
+        if (scores.amin() >= 0 and 0 < scores.amax() <= 1) != isinstance(head, TOODHead):
+            given, accepted = ('logits', 'probabilities') if isinstance(head, TOODHead) else ('probabilities', 'logits')
+            raise ValueError(
+                f"the {side}'s {described(head)} gives {given} as class scores; accepted: {accepted}, as "
+                f"mmdet's {base(head).__name__} gives"
+            )
+
+    def run(self, function: Callable[[tuple[Tensor, ...]], Any], doing: str = '') -> Any:
+        """``function`` of the levels with the head in eval mode, without gradient; ``doing`` says what, for messages.
+
+        Raises:
+            ValueError: if it fails; names the head.
+        """
+        home = next(self.head.parameters()).device
+        failures = []
+        for device in devices(home):
+            try:
+                with _evaluated(self.head, device):
+                    return function(tuple(level.to(device) for level in self._levels))
+            except ValueError:  # says enough
+                raise
+            except Exception as error:  # a derived class may fail in any way
+                failures.append(error)
+            finally:
+                self.head.to(home)
+        raise ValueError(
+            f"the {self.side}'s {described(self.head)} fails{doing}: {type(failures[0]).__name__}: {failures[0]}; "
+            f"accepted: heads that are called as mmdet's {base(self.head).__name__} is, and made of the same parts"
+        ) from failures[0]
+
+    def try_boxes(self) -> None:
+        """Raise ``ValueError`` if boxes are not what the head's coder makes of what it gives."""
+        if bins(self.head) or isinstance(self.head, PAAHead):  # no box is decoded; PAA averages boxes in the end
+            return
+        ours, theirs = self.run(self._boxes, ' in predict_by_feat')
+        if theirs.shape[1:] != ours.shape[1:] or torch.cdist(theirs, ours, p=torch.inf).amin(1).max() > PIXELS:
+            raise ValueError(
+                f"the {self.side}'s {described(self.head)} predicts other boxes than its bbox_coder makes of what it "
+                f"gives; accepted: boxes as mmdet's {base(self.head).__name__} predicts them"
+            )
+
+    def _boxes(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Boxes that this package decodes (P, 4), and some that the head predicts."""
+        outputs = self.head(levels)
+        raw = read(self.head, outputs, self.side, with_boxes=True)[1]
+        ours = torch.cat([x[0].unflatten(0, (-1, 4)).movedim(1, -1).flatten(0, 2) for x in decoded(self.head, raw)])
+        config = ConfigDict(self.head.test_cfg or {})
+        config.update(nms_pre=100, score_thr=-1.0, min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
+        config.max_per_img = 100
+        meta = dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE, batch_input_shape=SIZE, scale_factor=(1.0, 1.0))
+        result = self.head.predict_by_feat(*outputs, batch_img_metas=[meta], cfg=config, rescale=False)[0]
+        ends = ours.new_tensor([SIZE[1], SIZE[0]] * 2)
+        return ours.clamp(min=0).minimum(ends), get_box_tensor(result.bboxes)
+
+    def try_towers(self, stage: int) -> list[int]:
+        """How many channels both towers have after ``stage`` convolutions.
+
+        Raises:
+            ValueError: if the head has no such towers, or does not run each of them once per level.
+        """
+        if base(self.head) not in CROSSED:
+            raise ValueError(
+                f"the {self.side}'s {described(self.head)} does not begin with cls_convs and reg_convs that all levels "
+                f'share; accepted: {listed(CROSSED)}'
+            )
+        for tower in TOWERS:
+            found = getattr(self.head, tower, None)
+            if found is None:
+                raise ValueError(
+                    f"the {self.side}'s {described(self.head)} has no {tower}; accepted: heads with the towers "
+                    f"cls_convs and reg_convs, as mmdet's {base(self.head).__name__} has"
+                )
+            if len(found) < stage:
+                fewer = f'1 to {len(found)}' if len(found) else 'heads with convolutions (stacked_convs) there'
+                raise ValueError(
+                    f"stage={stage}: {tower} of the {self.side}'s bbox_head has {len(found)} convolutions; accepted: "
+                    f'{fewer}'
+                )
+        features, _ = self.run(lambda levels: self._towers(levels, stage))
+        for tower, given in zip(TOWERS, features, strict=True):
+            if len(given) != len(strides(self.head)):
+                raise ValueError(
+                    f"the {self.side}'s {described(self.head)} runs {tower} {len(given)} times for "
+                    f'{len(strides(self.head))} levels; accepted: once for each'
+                )
+        return [given[0].shape[1] for given in features]
+
+    def try_crossing(self, stage: int) -> None:
+        """Raise ``ValueError`` if the head predicts otherwise where its towers begin with their own features."""
+
+        def both(levels: tuple[Tensor, ...]) -> tuple[Any, Any]:
+            features, outputs = self._towers(levels, stage)
+            return outputs, crossed(self.head, features, stage)
+
+        outputs = self.run(both, f' with towers that begin behind stage={stage}')
+        whole, half = (read(self.head, x, self.side, with_boxes=True) for x in outputs)
+        for x, y in zip((*whole[0], *whole[1]), (*half[0], *half[1]), strict=True):
+            if not torch.allclose(x, y, rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise ValueError(
+                    f"the {self.side}'s {described(self.head)} does not predict from the ends of cls_convs and "
+                    f"reg_convs alone; accepted: towers as mmdet's {base(self.head).__name__} has them"
+                )
+
+    def _towers(self, levels: tuple[Tensor, ...], stage: int) -> tuple[list[list[Tensor]], Any]:
+        """Features after ``stage`` convolutions of both towers, and the outputs."""
+        with ExitStack() as stack:
+            features = [stack.enter_context(recorded(getattr(self.head, tower)[stage - 1])) for tower in TOWERS]
+            return features, self.head(levels)
+
+
+def base(head: nn.Module) -> type:
+    """The nearest relative that is known: RTMDet and TOOD are derived from ATSS."""
+    return next(kind for kind in type(head).__mro__ if kind in SCORED)
+
+
+@contextmanager
+def _evaluated(head: nn.Module, device: torch.device) -> Iterator[None]:
+    modes = {m: m.training for m in head.modules()}
+    head.eval()
+    head.to(device)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
