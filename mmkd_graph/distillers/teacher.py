@@ -163,7 +163,8 @@ class FrozenTeacher:
         else:
             print_log('teacher.checkpoint is missing: the teacher is UNTRAINED', logger='current', level=30)
         self.trained = trained_config(self.loaded.meta) if self.loaded else None
-        self.model.eval().requires_grad_(False)
+        self.model.eval()  # which gives nothing in mmdet's own distilling detectors
+        self.model.requires_grad_(False)
         self.tap = tap or default_tap(self.model)
         self.strides, self.channels, self.image_channels = probe(self.model, self.tap, 'taps.teacher')
         if type(self.model.data_preprocessor).forward is BaseDataPreprocessor.forward:  # mmengine's, for want of one

@@ -170,6 +170,20 @@ STUDENTS_ONLY = ('semi-supervised', 'distilling')
 """As a teacher the first is refused for its tap, and the second is a detector like any other."""
 
 
+def test_a_distilling_detector_is_a_teacher_like_any_other():
+    """Its train and eval give nothing back."""
+    model = MMDET_MODELS.build(
+        dict(
+            type='mmkd_graph.GraphDistiller',
+            student=tiny_retinanet(),
+            teacher=dict(config=REFUSED['distilling'][0], strict=False),
+            losses=dict(score=dict(type='mmkd_graph.ScoreKDLoss')),
+        )
+    )
+    assert not any(m.training for m in model.teacher.model.modules())
+    assert not any(p.requires_grad for p in model.teacher.model.parameters())
+
+
 @pytest.mark.parametrize(
     ('kind', 'side'),
     [
