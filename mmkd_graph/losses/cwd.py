@@ -39,7 +39,7 @@ class CWDLoss(PyramidLoss):
 
     def __init__(self, divergence_weight: float = 5.0, tau: float = 1.0) -> None:
         super().__init__()
-        check_number('divergence_weight', divergence_weight)
+        check_number('divergence_weight', divergence_weight, positive=True)
         check_number('tau', tau, positive=True)
         self.divergence_weight, self.tau = divergence_weight, tau
 

@@ -25,7 +25,7 @@ class FitNetLoss(PyramidLoss):
         mse_weight: weight of the term ``mse``; as in HEAD (arXiv 2207.05345) for RetinaNet, with ``adapter='always'``.
 
     Raises:
-        ValueError: for a weight that is not a number >= 0.
+        ValueError: for a weight that is not a number > 0.
 
     Example:
         >>> import torch
@@ -36,7 +36,7 @@ class FitNetLoss(PyramidLoss):
 
     def __init__(self, mse_weight: float = 1.0) -> None:
         super().__init__()
-        check_number('mse_weight', mse_weight)
+        check_number('mse_weight', mse_weight, positive=True)
         self.mse_weight = mse_weight
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:

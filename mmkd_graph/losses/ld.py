@@ -52,7 +52,7 @@ class LDLoss(HeadLoss):
 
     def __init__(self, ld_weight: float = 0.5, tau: float = 10.0) -> None:
         super().__init__()
-        check_number('ld_weight', ld_weight)
+        check_number('ld_weight', ld_weight, positive=True)
         check_number('tau', tau, positive=True)
         self.ld_weight, self.tau = ld_weight, tau
 

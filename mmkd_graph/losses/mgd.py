@@ -49,7 +49,7 @@ class MGDLoss(PyramidLoss):
 
     def __init__(self, generation_weight: float = 2e-5, mask_ratio: float = 0.65) -> None:
         super().__init__()
-        check_number('generation_weight', generation_weight)
+        check_number('generation_weight', generation_weight, positive=True)
         check_number('mask_ratio', mask_ratio)
         if mask_ratio >= 1:
             raise argument_error('mask_ratio', mask_ratio, 'a number >= 0 and < 1')

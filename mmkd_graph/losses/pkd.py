@@ -33,7 +33,7 @@ class PKDLoss(PyramidLoss):
             for Faster R-CNN and with a Mask R-CNN teacher.
 
     Raises:
-        ValueError: for a weight that is not a number >= 0.
+        ValueError: for a weight that is not a number > 0.
 
     Example:
         >>> context = DistillContext(data_samples=(), strides=(8,), batch_shape=(8, 32))
@@ -45,7 +45,7 @@ class PKDLoss(PyramidLoss):
 
     def __init__(self, pearson_weight: float = 10.0) -> None:
         super().__init__()
-        check_number('pearson_weight', pearson_weight)
+        check_number('pearson_weight', pearson_weight, positive=True)
         self.pearson_weight = pearson_weight
 
     def forward(self, student: Pyramid, teacher: Pyramid, context: DistillContext) -> dict[str, Tensor]:

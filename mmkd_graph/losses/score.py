@@ -28,7 +28,7 @@ class ScoreKDLoss(HeadLoss):
         score_weight: weight of the term ``score``.
 
     Raises:
-        ValueError: for a weight that is not a number >= 0.
+        ValueError: for a weight that is not a number > 0.
 
     Example:
         >>> import torch
@@ -45,7 +45,7 @@ class ScoreKDLoss(HeadLoss):
 
     def __init__(self, score_weight: float = 1.0) -> None:
         super().__init__()
-        check_number('score_weight', score_weight)
+        check_number('score_weight', score_weight, positive=True)
         self.score_weight = score_weight
 
     def forward(self, student: HeadOutputs, teacher: HeadOutputs, context: DistillContext) -> dict[str, Tensor]:

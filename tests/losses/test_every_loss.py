@@ -13,7 +13,7 @@ from mmdet.structures import DetDataSample
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 
-from mmkd_graph.losses import DistillContext, PyramidSpec
+from mmkd_graph.losses import LOSSES, DistillContext, PyramidSpec
 
 # What they learn, or contrast with, costs something even where both pyramids are equal.
 LEARN = ('LFCCLoss', 'MGDLoss', 'MHGDLoss', 'REFILLEDLoss')
@@ -51,6 +51,13 @@ def run(loss, student, teacher, given=None):
     terms = loss(student, teacher, given or context())
     total = sum(terms.values())
     return {k: v.detach() for k, v in terms.items()}, torch.autograd.grad(total, student)
+
+
+@pytest.mark.parametrize('method', [x for x in LOSSES.values() if terms_of(x) != {'contrast'}])
+def test_weights_that_leave_no_term_are_refused(method):
+    """loss_weight=0 is for that, with which a loss is measured."""
+    with pytest.raises(ValueError, match=r'_weight.*accepted'):
+        method(**options_of(method), **{f'{term}_weight': 0 for term in terms_of(method)})
 
 
 @pytest.mark.parametrize('method', METHODS)
