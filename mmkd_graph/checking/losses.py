@@ -56,8 +56,8 @@ def check_losses(
                         'The training itself may fit: start it with --no-check, or without the hook'
                     ) from error
                 if str(error).startswith('gradient_norms:'):
-                    trains = any(weight.value != 0 for weight in model.distill.weights.values())
-                    return [*broken, Finding(FAIL if trains else WARNING, 'model.taps.student', one_line(error))]
+                    level = FAIL if model.distill.tap_bound else WARNING
+                    return [*broken, Finding(level, 'model.taps.student', one_line(error))]
                 if full or 'use_reentrant' in str(error):
                     return [*broken, Finding(WARNING, 'model.losses', f'not looked at: {one_line(error)}')]
                 if get_world_size() > 1:  # of this rank's batch: others would wait

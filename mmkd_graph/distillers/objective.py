@@ -76,6 +76,15 @@ class Objective(BaseModule):
         learning = self.training and torch.is_grad_enabled()
         return [name for name in self.active if self.weights[name].measuring] if learning else []
 
+    @property
+    def tap_bound(self) -> list[str]:
+        """Names of the losses that train nothing, or cannot be weighted, where no gradient reaches the tapped features.
+
+        Heads are behind them, so a loss of heads of known weight still trains those.
+        """
+        weights = {name: weight.value for name, weight in self.weights.items()}
+        return [name for name, x in weights.items() if x != 0 and not (x and isinstance(self.losses[name], HeadLoss))]
+
     def forward(self, pair: PyramidPair, task: Mapping[str, Any]) -> dict[str, Any]:
         """The terms of the active losses, of a batch whose own losses of the student are ``task``.
 

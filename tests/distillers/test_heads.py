@@ -358,6 +358,22 @@ def test_the_check_reports_losses_of_heads_as_the_others(tmp_path, batch):
         assert findings[f'model.losses.{name}'].level != FAIL
 
 
+@pytest.mark.parametrize(
+    ('losses', 'level'),
+    [
+        (['score', 'crosskd'], WARNING),
+        (['score', dict(pkd=dict(type='mmkd_graph.PKDLoss'))], FAIL),
+        ([dict(kd=dict(LOSSES['score'], loss_weight=dict(type='mmkd_graph.GradientRatio', ratio=1)))], FAIL),
+    ],
+)
+def test_heads_alone_may_be_trained(losses, level, tmp_path, batch):
+    """Where backbone and neck are frozen, losses of heads train the head, and no gradient can be measured."""
+    model = distiller(detector('GFLHead'), tmp_path, *losses, teacher=wider('GFLHead'))
+    model.backbone.requires_grad_(False), model.neck.requires_grad_(False)
+    findings = {finding.key: finding.level for finding in check_losses(model, [batch])}
+    assert findings == {'model.taps.student': level}
+
+
 @pytest.mark.parametrize(('loss', 'level'), [('score', FAIL), ('dist', FAIL), ('crosskd', FAIL), ('ld', WARNING)])
 def test_the_check_fails_where_scores_of_other_classes_are_compared(loss, level, tmp_path):
     model = distiller(detector('GFLHead'), tmp_path, loss)
