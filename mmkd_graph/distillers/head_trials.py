@@ -16,6 +16,8 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from mmkd_graph.losses.base import Pyramid
+
 from .dense_heads import CROSSED, SCORED, TOWERS, bins, crossed, decoded, described, listed, read, strides
 from .taps import devices, recorded
 
@@ -35,7 +37,7 @@ class HeadTrial:
         channels: of these levels.
 
     Raises:
-        ValueError: if the head has other strides, fails, or does not give logits.
+        ValueError: if the head has other strides, fails, does not give logits, or gives others in training.
     """
 
     def __init__(self, head: nn.Module, side: str, found: Sequence[int], channels: Sequence[int]) -> None:
@@ -48,12 +50,19 @@ class HeadTrial:
         shapes = [(c, *(max(size // s, 1) for size in SIZE)) for s, c in zip(found, channels, strict=True)]
         random = torch.Generator().manual_seed(0)
         self._levels = [torch.randn(1, *shape, generator=random) for shape in shapes]
-        scores = torch.cat([x.flatten() for x in read(head, self.run(head), side)[0]])
-        if (scores.amin() >= 0 and 0 < scores.amax() <= 1) != isinstance(head, TOODHead):
+        scores = read(head, self.run(head), side)[0]
+        flat = torch.cat([x.flatten() for x in scores])
+        if (flat.amin() >= 0 and 0 < flat.amax() <= 1) != isinstance(head, TOODHead):
             given, accepted = ('logits', 'probabilities') if isinstance(head, TOODHead) else ('probabilities', 'logits')
             raise ValueError(
                 f"the {side}'s {described(head)} gives {given} as class scores; accepted: {accepted}, as "
                 f"mmdet's {base(head).__name__} gives"
+            )
+        # the teacher never trains
+        if side == 'student' and not _same(scores, read(head, self.run(self._training, ' in training'), side)[0]):
+            raise ValueError(
+                f"the student's {described(head)} gives other class scores in training than in eval mode; accepted: "
+                f"the same, as mmdet's {base(head).__name__} gives"
             )
 
     def run(self, function: Callable[[tuple[Tensor, ...]], Any], doing: str = '') -> Any:
@@ -68,8 +77,6 @@ class HeadTrial:
             try:
                 with _evaluated(self.head, device):
                     return function(tuple(level.to(device) for level in self._levels))
-            except ValueError:  # says enough
-                raise
             except Exception as error:  # a derived class may fail in any way
                 failures.append(error)
             finally:
@@ -79,29 +86,37 @@ class HeadTrial:
             f"accepted: heads that are called as mmdet's {base(self.head).__name__} is, and made of the same parts"
         ) from failures[0]
 
+    def _training(self, levels: tuple[Tensor, ...]) -> Any:
+        """What the head gives in training mode, with its normalisation as in eval mode."""
+        self.head.training = True
+        return self.head(levels)
+
     def try_boxes(self) -> None:
         """Raise ``ValueError`` if boxes are not what the head's coder makes of what it gives."""
         if bins(self.head) or isinstance(self.head, PAAHead):  # no box is decoded; PAA averages boxes in the end
             return
-        ours, theirs = self.run(self._boxes, ' in predict_by_feat')
-        if theirs.shape[1:] != ours.shape[1:] or torch.cdist(theirs, ours, p=torch.inf).amin(1).max() > PIXELS:
+        read(self.head, self.run(self.head), self.side, with_boxes=True)
+        if self.run(self._apart, ' in predict_by_feat') > PIXELS:
             raise ValueError(
                 f"the {self.side}'s {described(self.head)} predicts other boxes than its bbox_coder makes of what it "
                 f"gives; accepted: boxes as mmdet's {base(self.head).__name__} predicts them"
             )
 
-    def _boxes(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Boxes that this package decodes (P, 4), and some that the head predicts."""
+    def _apart(self, levels: tuple[Tensor, ...]) -> float:
+        """How far the boxes that the head predicts are from the next one that this package decodes, in pixels."""
         outputs = self.head(levels)
-        raw = read(self.head, outputs, self.side, with_boxes=True)[1]
-        ours = torch.cat([x[0].unflatten(0, (-1, 4)).movedim(1, -1).flatten(0, 2) for x in decoded(self.head, raw)])
+        corners = decoded(self.head, outputs[1])
+        ours = torch.cat([x[0].unflatten(0, (-1, 4)).flatten(2).mT.flatten(0, 1) for x in corners])
         config = ConfigDict(self.head.test_cfg or {})
         config.update(nms_pre=100, score_thr=-1.0, min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
         config.max_per_img = 100
         meta = dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE, batch_input_shape=SIZE, scale_factor=(1.0, 1.0))
         result = self.head.predict_by_feat(*outputs, batch_img_metas=[meta], cfg=config, rescale=False)[0]
+        # coders clip to the image or not
         ends = ours.new_tensor([SIZE[1], SIZE[0]] * 2)
-        return ours.clamp(min=0).minimum(ends), get_box_tensor(result.bboxes)
+        theirs, ours = (x.clamp(min=0).minimum(ends) for x in (get_box_tensor(result.bboxes), ours))
+        distances = torch.cdist(theirs, ours, p=torch.inf)
+        return distances.amin(dim=1).max().item()
 
     def try_towers(self, stage: int) -> list[int]:
         """How many channels both towers have after ``stage`` convolutions.
@@ -116,9 +131,9 @@ class HeadTrial:
             )
         for tower in TOWERS:
             found = getattr(self.head, tower, None)
-            if found is None:
+            if not isinstance(found, (nn.ModuleList, nn.Sequential)):
                 raise ValueError(
-                    f"the {self.side}'s {described(self.head)} has no {tower}; accepted: heads with the towers "
+                    f"the {self.side}'s {described(self.head)} has no list {tower}; accepted: lists of convolutions, "
                     f"cls_convs and reg_convs, as mmdet's {base(self.head).__name__} has"
                 )
             if len(found) < stage:
@@ -145,12 +160,11 @@ class HeadTrial:
 
         outputs = self.run(both, f' with towers that begin behind stage={stage}')
         whole, half = (read(self.head, x, self.side, with_boxes=True) for x in outputs)
-        for x, y in zip((*whole[0], *whole[1]), (*half[0], *half[1]), strict=True):
-            if not torch.allclose(x, y, rtol=1e-3, atol=1e-4, equal_nan=True):
-                raise ValueError(
-                    f"the {self.side}'s {described(self.head)} does not predict from the ends of cls_convs and "
-                    f"reg_convs alone; accepted: towers as mmdet's {base(self.head).__name__} has them"
-                )
+        if not (_same(whole[0], half[0]) and _same(whole[1], half[1])):
+            raise ValueError(
+                f"the {self.side}'s {described(self.head)} does not predict from the ends of cls_convs and "
+                f"reg_convs alone; accepted: towers as mmdet's {base(self.head).__name__} has them"
+            )
 
     def _towers(self, levels: tuple[Tensor, ...], stage: int) -> tuple[list[list[Tensor]], Any]:
         """Features after ``stage`` convolutions of both towers, and the outputs."""
@@ -162,6 +176,11 @@ class HeadTrial:
 def base(head: nn.Module) -> type:
     """The nearest relative that is known: RTMDet and TOOD are derived from ATSS."""
     return next(kind for kind in type(head).__mro__ if kind in SCORED)
+
+
+def _same(first: Pyramid, second: Pyramid) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(torch.allclose(x, y, rtol=1e-3, atol=1e-4, equal_nan=True) for x, y in pairs)
 
 
 @contextmanager

@@ -62,6 +62,14 @@ class Logits(TOODHead):
         return [level.logit() for level in scores], boxes
 
 
+class Auxiliary(RetinaHead):
+    """Further scores come first in training."""
+
+    def forward(self, x):
+        scores, boxes = super().forward(x)
+        return ([2 * level for level in scores], scores, boxes) if self.training else (scores, boxes)
+
+
 class Scaled(RetinaHead):
     """What is decoded is not what the head gives."""
 
@@ -163,6 +171,7 @@ def refusal(action, *args, **kwargs):
         (Objectness, ['(1, 4, 8, 12)', '(N, 3, H, W)']),
         (Language, ["missing 1 required positional argument: 'words'", 'RetinaHead']),
         (Probabilities, ['gives probabilities', 'accepted: logits', 'GFLHead']),
+        (Auxiliary, ['other class scores in training', 'the same', 'RetinaHead']),
         (Logits, ['gives logits', 'accepted: probabilities', 'TOODHead']),
     ],
 )
@@ -200,6 +209,14 @@ def test_boxes_of_a_head_that_fails_to_predict():
     assert 'fails in predict_by_feat: ZeroDivisionError' in refusal(trial(Fails).try_boxes)
 
 
+def test_boxes_may_be_clipped_or_not():
+    for clip in (True, False):
+        found = trial(RetinaHead)
+        found.head.bbox_coder.clip_border = clip
+        nn.init.normal_(found.head.retina_reg.weight)  # far beyond the image
+        found.try_boxes()
+
+
 @pytest.mark.parametrize('threshold', [None, 0.99])
 def test_boxes_are_found_whatever_the_head_tests_with(threshold):
     trial(RetinaHead, test_cfg=ConfigDict(score_thr=threshold, nms_pre=1, max_per_img=1)).try_boxes()
@@ -210,7 +227,7 @@ def test_boxes_are_found_whatever_the_head_tests_with(threshold):
 @pytest.mark.parametrize(
     ('kind', 'stage', 'words'),
     [
-        (OtherTowers, 1, ['has no cls_convs', 'RetinaHead']),
+        (OtherTowers, 1, ['has no list cls_convs', 'RetinaHead']),
         (OneTower, 1, ['runs reg_convs 0 times for 5 levels', 'once for each']),
         (RetinaHead, 3, ['stage=3: cls_convs', 'has 2 convolutions', 'accepted: 1 to 2']),
     ],
