@@ -32,6 +32,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmkd_graph.distillers import GraphDistiller
 from mmkd_graph.distillers.heads import Heads
 from mmkd_graph.losses import LOSSES, HeadLoss
 
@@ -52,7 +53,7 @@ _ONE_SIZE = ('YOLACTHead', 'PISASSDHead')
 
 
 class RoundTripError(Exception):
-    """A ``stage`` (build, teacher, train, predict or reload) that did not work, and the ``reason``."""
+    """A ``stage`` (build, settle, train, predict or reload) that did not work, and the ``reason``."""
 
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(f'{stage}: {reason}')
@@ -197,7 +198,7 @@ def round_trip(student: Mapping, teacher: Mapping, side: int = 128, **distiller:
     )
     torch.manual_seed(0)
     model = _stage('build', lambda: _built(config))
-    _stage('teacher', lambda: _settle(model, batch))
+    _stage('settle', lambda: _settle(model, batch))
     losses = _stage('train', lambda: _step(model, batch))
     ours = _stage('predict', lambda: _predict(model, batch))
     return _stage('reload', lambda: _reloaded(model, student, batch, ours, losses))
@@ -210,6 +211,7 @@ def plain_failure(student: Mapping, side: int) -> str | None:
     torch.manual_seed(0)
     try:
         model = _stage('build', lambda: _built(student))
+        _stage('settle', lambda: _settle(model, batch))
         _stage('train', lambda: _step(model, batch))
         _stage('predict', lambda: _predict(model, batch))
     except RoundTripError as error:
@@ -255,23 +257,34 @@ def _convolve_masked(conv: MaskedConv2d, x: Tensor, mask: Tensor | None = None) 
 
 
 def _settle(model: nn.Module, batch: dict[str, list]) -> None:
-    """Initialise the teacher, and its normalisation from the batch: nothing was loaded that would have done so.
+    """Initialise the teacher, and the normalisation of both from the batch: nothing was loaded that would have done so.
 
     Some modules leave memory as they found it, and where batch normalisation has seen no data the activations of a deep
-    network may leave float32 (DetectoRS).
+    network, or their gradients, may leave float32 (DetectoRS).
     """
-    teacher = model.teacher.model
-    teacher.init_weights()
-    norms = [module for module in teacher.modules() if isinstance(module, _BatchNorm)]
+    inputs = model.data_preprocessor(copy.deepcopy(batch), False)
+    if isinstance(model, GraphDistiller):
+        teachers = model.pyramids.teacher_inputs(**inputs)
+        model.teacher.model.init_weights()
+        _normalise(model.teacher.model, lambda: model.teacher(teachers))
+        if not all(x.isfinite().all() for x in model.teacher(teachers)):
+            raise ArithmeticError("the teacher's features are not finite")
+        model = model.student
+    _normalise(model, lambda: model.extract_feat(inputs['inputs']))
+
+
+@torch.no_grad()
+def _normalise(detector: nn.Module, features: Callable[[], Any]) -> None:
+    norms = [module for module in detector.modules() if isinstance(module, _BatchNorm)]
+    own = [(norm.training, norm.momentum, norm.eps) for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
+        norm.eps = norm.eps or 1e-5  # torch trains none without (NAS-FCOS)
         norm.train()
-    inputs = model.pyramids.teacher_inputs(**model.data_preprocessor(copy.deepcopy(batch), False))
-    model.teacher(inputs)
-    for norm in norms:
-        norm.eval()
-    if not all(x.isfinite().all() for x in model.teacher(inputs)):
-        raise ArithmeticError('features are not finite')
+    features()
+    for norm, (mode, momentum, eps) in zip(norms, own, strict=True):
+        norm.train(mode)
+        norm.momentum, norm.eps = momentum, eps
 
 
 def _step(model: nn.Module, batch: dict[str, list]) -> dict[str, float]:
