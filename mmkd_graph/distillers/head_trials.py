@@ -6,8 +6,8 @@ probabilities, scale its boxes, use its towers otherwise. Nothing of that would 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmkd_graph.losses.base import Pyramid
 
 from .dense_heads import CROSSED, SCORED, TOWERS, bins, crossed, decoded, described, listed, read, strides
-from .taps import devices, recorded
+from .taps import evaluated, on_first_device, recorded
 
 SIZE = (64, 96)
 """Height and width in pixels of the image that the features could be of; unequal, to tell rows from columns."""
@@ -37,7 +37,7 @@ class HeadTrial:
         channels: of these levels.
 
     Raises:
-        ValueError: if the head has other strides, fails, does not give logits, or gives others in training.
+        ValueError: if the head has other strides.
     """
 
     def __init__(self, head: nn.Module, side: str, found: Sequence[int], channels: Sequence[int]) -> None:
@@ -50,6 +50,25 @@ class HeadTrial:
         shapes = [(c, *(max(size // s, 1) for size in SIZE)) for s, c in zip(found, channels, strict=True)]
         random = torch.Generator().manual_seed(0)
         self._levels = [torch.randn(1, *shape, generator=random) for shape in shapes]
+
+    def run(self, function: Callable[[tuple[Tensor, ...]], Any], doing: str = '') -> Any:
+        """``function`` of the levels with the head in eval mode, without gradient; ``doing`` says what, for messages.
+
+        Raises:
+            ValueError: if it fails; names the head.
+        """
+        try:
+            with evaluated(self.head):
+                return on_first_device(self.head, lambda device: function(tuple(x.to(device) for x in self._levels)))
+        except Exception as error:  # a derived class may fail in any way
+            raise ValueError(
+                f"the {self.side}'s {described(self.head)} fails{doing}: {type(error).__name__}: {error}; "
+                f"accepted: heads that are called as mmdet's {base(self.head).__name__} is, and made of the same parts"
+            ) from error
+
+    def try_scores(self) -> None:
+        """Raise ``ValueError`` if the head fails, gives no logits (TOOD: no probabilities), or others in training."""
+        head, side = self.head, self.side
         scores = read(head, self.run(head), side)[0]
         flat = torch.cat([x.flatten() for x in scores])
         if (flat.amin() >= 0 and 0 < flat.amax() <= 1) != isinstance(head, TOODHead):
@@ -64,27 +83,6 @@ class HeadTrial:
                 f"the student's {described(head)} gives other class scores in training than in eval mode; accepted: "
                 f"the same, as mmdet's {base(head).__name__} gives"
             )
-
-    def run(self, function: Callable[[tuple[Tensor, ...]], Any], doing: str = '') -> Any:
-        """``function`` of the levels with the head in eval mode, without gradient; ``doing`` says what, for messages.
-
-        Raises:
-            ValueError: if it fails; names the head.
-        """
-        home = next(self.head.parameters()).device
-        failures = []
-        for device in devices(home):
-            try:
-                with _evaluated(self.head, device):
-                    return function(tuple(level.to(device) for level in self._levels))
-            except Exception as error:  # a derived class may fail in any way
-                failures.append(error)
-            finally:
-                self.head.to(home)
-        raise ValueError(
-            f"the {self.side}'s {described(self.head)} fails{doing}: {type(failures[0]).__name__}: {failures[0]}; "
-            f"accepted: heads that are called as mmdet's {base(self.head).__name__} is, and made of the same parts"
-        ) from failures[0]
 
     def _training(self, levels: tuple[Tensor, ...]) -> Any:
         """What the head gives in training mode, with its normalisation as in eval mode."""
@@ -107,9 +105,8 @@ class HeadTrial:
         outputs = self.head(levels)
         corners = decoded(self.head, outputs[1])
         ours = torch.cat([x[0].unflatten(0, (-1, 4)).flatten(2).mT.flatten(0, 1) for x in corners])
-        config = ConfigDict(self.head.test_cfg or {})
-        config.update(nms_pre=100, score_thr=-1.0, min_bbox_size=-1, nms=dict(type='nms', iou_threshold=1.0))
-        config.max_per_img = 100
+        all_kept = dict(nms_pre=100, score_thr=-1.0, min_bbox_size=-1, max_per_img=100)
+        config = ConfigDict({**(self.head.test_cfg or {}), **all_kept, 'nms': dict(type='nms', iou_threshold=1.0)})
         meta = dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE, batch_input_shape=SIZE, scale_factor=(1.0, 1.0))
         result = self.head.predict_by_feat(*outputs, batch_img_metas=[meta], cfg=config, rescale=False)[0]
         # coders clip to the image or not
@@ -181,16 +178,3 @@ def base(head: nn.Module) -> type:
 def _same(first: Pyramid, second: Pyramid) -> bool:
     pairs = zip(first, second, strict=True)
     return all(torch.allclose(x, y, rtol=1e-3, atol=1e-4, equal_nan=True) for x, y in pairs)
-
-
-@contextmanager
-def _evaluated(head: nn.Module, device: torch.device) -> Iterator[None]:
-    modes = {m: m.training for m in head.modules()}
-    head.eval()
-    head.to(device)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode

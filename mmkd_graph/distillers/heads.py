@@ -48,8 +48,10 @@ class Heads:
         ):
             if ours != others:
                 raise ValueError(f"{what}: {ours} of the student's bbox_head, {others} of the teacher's; {_EQUAL}")
-        self._probed = probe(pyramids.student, default_tap(pyramids.student), 'taps.student')
-        self._trials()
+        tap = default_tap(pyramids.student)
+        self._probed = pyramids.probed if tap == pyramids.tap else probe(pyramids.student, tap, 'taps.student')
+        for trial in self._trials():
+            trial.try_scores()
         # what the losses need from the student's pass
         self._stages: set[int] = set()
         self._assigned = False
@@ -101,15 +103,15 @@ class Heads:
 
     def _try_towers(self, stage: int) -> None:
         """Raise ``ValueError`` if the teacher's towers cannot go on after ``stage`` convolutions of the student's."""
-        trials = self._trials()
-        for tower, ours, theirs in zip(TOWERS, *(trial.try_towers(stage) for trial in trials), strict=True):
+        own, teachers = self._trials()
+        for tower, ours, theirs in zip(TOWERS, own.try_towers(stage), teachers.try_towers(stage), strict=True):
             if ours != theirs:
                 raise ValueError(
                     f"{tower} of the student's bbox_head is {ours} channels wide, that of the teacher's {theirs}; "
                     'accepted: the same feat_channels'
                 )
-        trials[1].try_crossing(stage)
-        trials[1].try_boxes()
+        teachers.try_crossing(stage)
+        teachers.try_boxes()
 
     @contextmanager
     def recorded(self) -> Iterator[Record]:
@@ -159,7 +161,7 @@ class HeadPair:
         if loss.stage:
             student = self._read('teacher', self._cross(loss.stage), loss)
         else:
-            student = self._read('student', _last(self._record.outputs, self._student, 'forward'), loss)
+            student = self._read('student', _last(self._record.outputs, self._student, _FORWARD), loss)
         teacher = self._read('teacher', self._predicted, loss)
         sizes = [
             tuple(map(min, s.shape[-2:], t.shape[-2:])) for s, t in zip(student.scores, teacher.scores, strict=True)
@@ -208,7 +210,7 @@ class HeadPair:
         )
 
 
-def _last(calls: Sequence[Any], head: nn.Module, method: str) -> Any:
+def _last(calls: Sequence[Any], head: nn.Module, call: str) -> Any:
     """What the last call gave.
 
     Raises:
@@ -216,13 +218,13 @@ def _last(calls: Sequence[Any], head: nn.Module, method: str) -> Any:
     """
     if not calls:
         raise ValueError(
-            f"the student's {described(head)} computes its loss without a call of {_CALLED[method]}, of which the "
+            f"the student's {described(head)} computes its loss without a call of {call}, of which the "
             f'result is compared; accepted: a loss that calls it'
         )
     return calls[-1]
 
 
-_CALLED = dict(forward='self(…) (self.forward(…) runs no hooks)', get_targets='get_targets')
+_FORWARD = 'self(…) (self.forward(…) runs no hooks)'
 _EQUAL = 'accepted: the same'
 
 

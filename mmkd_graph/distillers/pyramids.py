@@ -60,6 +60,7 @@ class Pyramids:
     Attributes:
         teacher: built and frozen.
         tap: path of the student's tapped module.
+        probed: what was measured of the student there.
         strides: of the paired levels.
         skipped: strides that only one side has, or that are not wanted.
         student_channels: of the paired levels, before any adapter.
@@ -75,7 +76,8 @@ class Pyramids:
         own_tap, teachers_tap = _read_taps(taps)
         self.student = student
         self.tap = own_tap or default_tap(student)
-        found, channels, images = probe(student, self.tap, 'taps.student')
+        self.probed = probe(student, self.tap, 'taps.student')
+        found, channels, images = self.probed
         self.teacher = teacher = FrozenTeacher.from_config(teacher, teachers_tap)
         if images != teacher.image_channels:
             raise ValueError(

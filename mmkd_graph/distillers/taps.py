@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .rng import preserved_rng
+
+Result = TypeVar('Result')
 
 PROBE_SIZES = (256, 512)
 """Sides of the square probe image in pixels: multiples of the usual coarsest stride (P7, 128).
@@ -106,14 +108,8 @@ def probe(detector: nn.Module, path: str, key: str) -> Probed:
             'it (of a model that wraps a detector, such as a tracker, give that detector)'
         )
     module = find_tap(detector, path, key)
-    modes = {m: m.training for m in detector.modules()}
-    detector.eval()
-    try:
-        with preserved_rng(), torch.no_grad():
-            outputs, image = _first_pass(detector, module, key)
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
+    with evaluated(detector):
+        outputs, image = _first_pass(detector, module, key)
     if not outputs:
         raise ValueError(
             f'{key}={path!r}: this module does not run in extract_feat; accepted: modules of the backbone or neck'
@@ -128,34 +124,32 @@ def probe(detector: nn.Module, path: str, key: str) -> Probed:
 
 
 def _first_pass(detector: nn.Module, module: nn.Module, key: str) -> tuple[list[Any], Tensor]:
-    """What ``module`` gives for the first probe image that the detector takes, and that image.
+    """What ``module`` gives for the first probe image that the detector takes, and that image."""
 
-    Detectors are built on the CPU; those with operators that only a GPU has (CARAFE) are taken there for the pass.
-    """
-    home = next(detector.parameters()).device
-    failures = []
-    for device in devices(home):
-        try:
-            detector.to(device)
-            attempts = [(CHANNELS, side) for side in PROBE_SIZES]
-            while attempts:
-                channels, side = attempts.pop(0)
-                image = torch.zeros(1, channels, side, side, device=device)
-                try:
-                    with _asked_channels(detector) as asked, recorded(module) as outputs:
-                        detector.extract_feat(image)
-                    return outputs, image
-                except Exception as error:  # any backbone may fail in any way
-                    if asked and channels == CHANNELS:
-                        attempts = [(asked[0], side) for side in PROBE_SIZES]
-                    else:
-                        failures.append(error)
-        finally:
-            detector.to(home)
-    raise ValueError(
-        f'{key}: {type(detector).__name__}.extract_feat fails on images of {" and ".join(map(str, PROBE_SIZES))} '
-        f'pixels: {type(failures[0]).__name__}: {failures[0]}; accepted: detectors that take one of them'
-    ) from failures[0]
+    def run(device: torch.device) -> tuple[list[Any], Tensor]:
+        failures = []
+        attempts = [(CHANNELS, side) for side in PROBE_SIZES]
+        while attempts:
+            channels, side = attempts.pop(0)
+            image = torch.zeros(1, channels, side, side, device=device)
+            try:
+                with _asked_channels(detector) as asked, recorded(module) as outputs:
+                    detector.extract_feat(image)
+                return outputs, image
+            except Exception as error:  # any backbone may fail in any way
+                if asked and channels == CHANNELS:
+                    attempts = [(asked[0], side) for side in PROBE_SIZES]
+                else:
+                    failures.append(error)
+        raise failures[0]
+
+    try:
+        return on_first_device(detector, run)
+    except Exception as error:
+        raise ValueError(
+            f'{key}: {type(detector).__name__}.extract_feat fails on images of {" and ".join(map(str, PROBE_SIZES))} '
+            f'pixels: {type(error).__name__}: {error}; accepted: detectors that take one of them'
+        ) from error
 
 
 @contextmanager
@@ -183,6 +177,39 @@ def _asked_channels(detector: nn.Module) -> Iterator[list[int]]:
             handle.remove()
 
 
-def devices(home: torch.device) -> list[torch.device]:
-    """Where a detector is tried: at home, then on a GPU, as some operators do not run on a CPU."""
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """Eval mode without gradient; afterwards the modes of all parts and the random states are as before."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with preserved_rng(), torch.no_grad():
+            yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def on_first_device(module: nn.Module, run: Callable[[torch.device], Result]) -> Result:
+    """What ``run`` gives on the first device on which it does not fail.
+
+    Models are built on the CPU; those with operators that only a GPU has (CARAFE) are taken there, and back.
+
+    Raises:
+        Exception: what it failed with at home.
+    """
+    home = next(module.parameters()).device
+    failures = []
+    for device in _devices(home):
+        try:
+            module.to(device)
+            return run(device)
+        except Exception as error:  # any module may fail in any way
+            failures.append(error)
+        finally:
+            module.to(home)
+    raise failures[0]
+
+
+def _devices(home: torch.device) -> list[torch.device]:
     return [home, torch.device('cuda')] if home.type == 'cpu' and torch.cuda.is_available() else [home]

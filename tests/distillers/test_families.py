@@ -216,7 +216,7 @@ def test_probing_goes_on_with_a_larger_image():
 
 def test_probing_goes_on_where_there_is_a_gpu(monkeypatch):
     """CARAFE has no operator for the CPU, where models are built."""
-    monkeypatch.setattr(taps, 'devices', lambda home: [home, home])
+    monkeypatch.setattr(taps, '_devices', lambda home: [home, home])
     detector = MMDET_MODELS.build(with_neck('MovedNeck'))
     strides = probe(detector, 'neck', 'taps.student').strides
     assert strides == probe(MMDET_MODELS.build(tiny_retinanet()), 'neck', 'taps.student')[0]

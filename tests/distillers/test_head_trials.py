@@ -153,7 +153,9 @@ def trial(kind, found=STRIDES, test_cfg=None):
     given.pop('type', None)
     head = kind(**ConfigDict(given), test_cfg=test_cfg)
     head.init_weights()
-    return HeadTrial(head, 'student', found, [16] * len(found))
+    tried = HeadTrial(head, 'student', found, [16] * len(found))
+    tried.try_scores()
+    return tried
 
 
 def refusal(action, *args, **kwargs):
