@@ -82,8 +82,11 @@ class Objective(BaseModule):
 
         Heads are behind them, so a loss of heads of known weight still trains those.
         """
-        weights = {name: weight.value for name, weight in self.weights.items()}
-        return [name for name, x in weights.items() if x != 0 and not (x and isinstance(self.losses[name], HeadLoss))]
+        return [
+            name
+            for name, weight in self.weights.items()
+            if weight.value is None or (weight.value and not isinstance(self.losses[name], HeadLoss))
+        ]
 
     def forward(self, pair: PyramidPair, task: Mapping[str, Any]) -> dict[str, Any]:
         """The terms of the active losses, of a batch whose own losses of the student are ``task``.
