@@ -15,8 +15,8 @@ $(if $(wildcard $(LOCK)),,$(error STACK=$(STACK): accepted are onedl and upstrea
 
 # What was asked for by name; a default gives way to what the environment already has.
 given = $(if $(filter file default undefined,$(origin $1)),,$($1))
-# nproc gives OMP_NUM_THREADS where that is set, which is about threads.
-CORES := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# nproc obeys these variables, which are about threads.
+CORES := $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 KEY   := $(shell { echo '$(call given,PYTHON) $(call given,TORCH)'; \
                    cat $(LOCK) requirements/runtime.txt setup.py tools/install.sh; } | cksum | cut -d' ' -f1)
 READY := $(VENV)/.mmkd_graph-$(KEY)
