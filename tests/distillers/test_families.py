@@ -232,6 +232,18 @@ def test_normalisation_of_an_untrained_teacher_comes_from_the_batch():
     assert norm.running_mean.all() and not norm.training and not norm.weight.requires_grad
 
 
+def test_normalisation_of_an_untrained_student_comes_from_the_batch_even_without_eps():
+    """NAS-FCOS has none, and torch trains no batch normalisation so."""
+    student = ConfigDict(tiny_retinanet())
+    model = GraphDistiller(student, dict(config=student, strict=False), dict(crg=round_trip.CRG))
+    norm = model.student.backbone.bn1
+    norm.eps, momentum, training = 0, norm.momentum, norm.training
+    assert not norm.running_mean.any()
+    round_trip._settle(model, round_trip.random_batch(student, SIDE))
+    assert norm.running_mean.all()
+    assert (norm.eps, norm.momentum, norm.training) == (0, momentum, training)
+
+
 def test_masked_convolutions_are_those_of_the_kept_cells():
     conv = MaskedConv2d(3, 4, 3, padding=1)
     x, mask = torch.randn(1, 3, 5, 6), torch.rand(1, 5, 6) > 0.5
